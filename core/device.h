@@ -1,0 +1,59 @@
+/*
+ * Devices: one file each under core/devices/, one list of them (device.c).
+ *
+ * A device is a struct that embeds struct device first and its saved struct
+ * next to it; the saved struct has a state table (core/state.h). Host handles
+ * (fds, pointers, timers) stay outside the saved struct and are made again in
+ * realize(). Cold boot, restore and clone build devices by the same path:
+ *
+ *   create()   allocate; state as after power-on          no KVM yet
+ *   (load)     st_load() over the saved struct             restore only
+ *   realize()  ioeventfd, irqfd, bus ranges, loop fds      KVM VM exists
+ *   resumed()  machine starts or goes on running: kick queues, arm timers
+ *   quiesce()  before saving: finish what is in flight, disarm timers
+ *   destroy()
+ *
+ * Threads: io() runs on a vCPU thread, everything else on the loop thread; a
+ * device that shares data between them has a lock of its own and says so.
+ */
+#ifndef THAW_CORE_DEVICE_H
+#define THAW_CORE_DEVICE_H
+
+#include "core/bus.h"
+#include "core/state.h"
+
+struct machine;
+struct device;
+struct machine_config;
+
+struct device_ops {
+	const char *name;    /* wire name of the state section: "serial" */
+	uint64_t section;    /* its tag in a snapshot: random, never changes */
+	const struct st_desc *state;
+
+	/* Make the device when the configuration asks for it: 0 with *out NULL
+	 * when it does not. */
+	int (*create)(struct machine *m, struct device **out, struct err *e);
+	void *(*saved)(struct device *d); /* the struct that .state describes */
+	int (*realize)(struct device *d, struct err *e);
+	void (*resumed)(struct device *d);
+	int (*quiesce)(struct device *d, struct err *e);
+	void (*destroy)(struct device *d);
+	/* bar: as given to bus_add(); off: inside that range */
+	void (*io)(struct device *d, uint32_t bar, uint64_t off, void *data,
+		uint32_t len, bool write);
+	/* An fd that the device put on the machine's loop is ready. what: the
+	 * number the device gave to machine_watch(). */
+	void (*event)(struct device *d, uint32_t what, uint32_t events);
+};
+
+struct device {
+	const struct device_ops *ops;
+	struct machine *m;  /* borrowed */
+	uint32_t index;     /* in machine.dev[] */
+};
+
+/* THE list: order of creation, of saving and of restoring. NULL-terminated. */
+extern const struct device_ops *const device_types[];
+
+#endif

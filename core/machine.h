@@ -1,0 +1,172 @@
+/*
+ * A machine: one VM, one process. See docs/architecture.md.
+ *
+ * Life cycle (the calls that are legal in each state):
+ *
+ *   NEW      machine_init(); then machine_boot() or machine_load(): memory and
+ *            state are in place, no KVM object exists. A zygote stays here and
+ *            forks; nothing but plain memory is inherited.
+ *   BUILT    machine_realize(): VM, memory slots, vCPUs with all their state,
+ *            devices. Threads exist and are paused.
+ *   RUNNING  machine_resume()
+ *   PAUSED   machine_pause(): every vCPU is out of KVM_RUN with its I/O
+ *            completed, every device is quiesced. machine_save() is legal here
+ *            (and in BUILT), nowhere else.
+ *   DEAD     the guest ended or a vCPU failed: machine.end says how.
+ *
+ * Cold boot, restore and clone differ only in what fills memory and state in
+ * NEW; from there on it is one path.
+ *
+ * Threads: all functions are for the loop thread unless they say otherwise.
+ */
+#ifndef THAW_CORE_MACHINE_H
+#define THAW_CORE_MACHINE_H
+
+#include "core/bus.h"
+#include "core/device.h"
+#include "core/guest/abi.h"
+#include "core/loop.h"
+#include "core/mem.h"
+
+#include <pthread.h>
+
+#define MACHINE_MAX_CPUS    32
+#define MACHINE_MAX_DEVICES 32
+#define MACHINE_CMDLINE_MAX 2048
+
+/* What a machine is made of. Plain data: it travels in control messages and
+ * stands, as a state table, in the snapshot ("config" section). */
+struct machine_config {
+	uint64_t memory;   /* bytes, a multiple of 2 MiB */
+	uint32_t cpus;
+	uint32_t vsock_cid; /* 0: no vsock device */
+	uint32_t builtin;  /* 1: the kernel is the built-in guest */
+	uint32_t reserved;
+	char kernel[256];  /* name for people; the file comes as an fd */
+	char cmdline[MACHINE_CMDLINE_MAX];
+};
+extern const struct st_desc machine_config_desc;
+
+enum machine_state {
+	MACHINE_NEW,
+	MACHINE_BUILT,
+	MACHINE_RUNNING,
+	MACHINE_PAUSED,
+	MACHINE_DEAD,
+	MACHINE_NSTATES_
+};
+const char *machine_state_name(enum machine_state s);
+
+/* How a guest ended. */
+enum machine_end_kind {
+	MACHINE_END_NONE,
+	MACHINE_END_POWEROFF,
+	MACHINE_END_REBOOT,
+	MACHINE_END_CRASH,    /* the guest's own report */
+	MACHINE_END_SHUTDOWN, /* triple fault */
+	MACHINE_END_ERROR,    /* KVM or the VMM failed */
+	MACHINE_NENDS_
+};
+
+struct machine_end {
+	enum machine_end_kind kind;
+	char text[300];
+};
+
+/* Identity and time: what makes a clone another machine. */
+struct identity {
+	uint8_t generation[16];
+	uint8_t seed[IDENT_SEED_SIZE];
+	uint8_t machine_id[16];
+	char hostname[64];
+	uint64_t wall_ns; /* handed over with the identity call */
+	uint32_t vsock_cid;
+};
+
+struct vcpu;
+struct ioapic;
+struct vsock;
+
+struct machine {
+	enum machine_state state;
+	struct machine_config cfg;
+	struct mem mem;
+	struct loop *loop; /* borrowed; set before machine_realize() */
+
+	struct vcpu *cpu[MACHINE_MAX_CPUS]; /* owned */
+	unsigned ncpus;
+	struct device *dev[MACHINE_MAX_DEVICES]; /* owned */
+	unsigned ndevs;
+	struct bus bus;
+
+	int kvm_fd; /* borrowed: /dev/kvm */
+	int vm_fd;  /* owned, -1 in NEW */
+	struct ioapic *ioapic; /* borrowed from dev[] */
+	struct vsock *vsock;   /* borrowed from dev[], NULL without vsock */
+
+	/* door (core/door.c): used-buffer count, asleep vCPUs */
+	pthread_mutex_t door_lock;
+	pthread_cond_t door_cond;
+	uint64_t door_seq;
+	int door_event; /* owned eventfd: a vCPU came to the door */
+
+	int end_event; /* owned eventfd: machine.end is set, read it */
+	struct machine_end end;
+
+	/* microseconds of each step of realize, for timings */
+	struct {
+		uint32_t vm, slots, cpus, devices;
+	} us;
+};
+
+/* Fill *m with an empty machine of this configuration: memory is not there
+ * yet, devices are created. Checks the configuration. */
+int machine_init(struct machine *m, const struct machine_config *cfg,
+	struct err *e) MUST_USE;
+void machine_destroy(struct machine *m);
+
+/* Cold boot: load the kernel image (kernel_fd, or the built-in guest when -1)
+ * into m->mem and set the boot vCPU state. */
+int machine_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
+
+/* Create the VM and put all state into it. kvm_fd is /dev/kvm. The order of
+ * the steps matters and is explained in machine.c. */
+int machine_realize(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
+
+int machine_resume(struct machine *m, struct err *e) MUST_USE;
+/* Bounded: -ETIMEDOUT when a vCPU does not come out within timeout_ms; the
+ * machine must then be killed. Ends with all vCPU state read into vcpu.s. */
+int machine_pause(struct machine *m, uint32_t timeout_ms, struct err *e)
+	MUST_USE;
+
+/* Write the identity page. In NEW or before the first resume: generation,
+ * seed; at go: time only. */
+int machine_set_identity(struct machine *m, const struct identity *id,
+	struct err *e) MUST_USE;
+/* Hand over time: the identity page's clock, KVM_SET_CLOCK, TSC deadline. Call
+ * just before machine_resume() of a machine that was parked or restored. */
+int machine_set_time(struct machine *m, struct err *e) MUST_USE;
+
+/* The number of devices' events that pend: call when loop_wait() reports a
+ * ref of type MACHINE_EV_BASE or above. */
+void machine_event(struct machine *m, union ev_ref ref, uint32_t events);
+
+/* Types of ev_ref that belong to the machine; owners use smaller ones. */
+enum {
+	MACHINE_EV_BASE = 0x1000,
+	MACHINE_EV_DOOR = MACHINE_EV_BASE,
+	MACHINE_EV_END,
+	MACHINE_EV_DEVICE, /* index = device index << 16 | what */
+};
+
+/* For devices: put an fd on the loop; event(d, what, ..) is called. */
+int machine_watch(struct device *d, int fd, uint32_t events, uint32_t what)
+	MUST_USE;
+void machine_unwatch(struct device *d, int fd);
+/* For devices, any thread: a buffer was used; wake vCPUs at the door. */
+void machine_door_wake(struct machine *m);
+/* Any thread: the guest or a vCPU ended; the first call wins. */
+void machine_end(struct machine *m, enum machine_end_kind kind, const char *fmt,
+	...) PRINTF(3, 4);
+
+#endif

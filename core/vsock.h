@@ -1,0 +1,52 @@
+/*
+ * Host side of the machine's vsock (device: devices/vsock.c, virtio 1.2
+ * section 5.10). Streams come from three places: the machine itself (the
+ * agent client), a unix socket that speaks "CONNECT port\n" / "OK port\n", and
+ * the guest. All functions: loop thread.
+ */
+#ifndef THAW_CORE_VSOCK_H
+#define THAW_CORE_VSOCK_H
+
+#include "core/machine.h"
+
+struct vsock;
+struct vsock_stream;
+
+/* Callbacks of a stream opened by vsock_connect(). After closed() the stream
+ * is gone; err is 0, -ECONNREFUSED, -ECONNRESET or -ETIMEDOUT. */
+struct vsock_stream_ops {
+	void (*opened)(void *arg);
+	void (*data)(void *arg, const void *p, size_t n);
+	void (*closed)(void *arg, int err);
+};
+
+/* Connect to a port in the guest. Works before the machine runs: the request
+ * waits in the ring. NULL with errno ENOBUFS when there are too many. */
+struct vsock_stream *vsock_connect(struct vsock *v, uint32_t port,
+	const struct vsock_stream_ops *ops, void *arg);
+/* Queue bytes (copied); sent as the guest's credit allows. -ENOBUFS when more
+ * than VSOCK_MAX_QUEUED would wait. */
+int vsock_send(struct vsock_stream *s, const void *p, size_t n) MUST_USE;
+/* Close and forget; no callback follows. */
+void vsock_close(struct vsock_stream *s);
+
+#define VSOCK_MAX_QUEUED (8 * MIB)
+
+/* A listening unix socket for host clients (owned by v from here). */
+int vsock_listen(struct vsock *v, int listen_fd, struct err *e) MUST_USE;
+/* Who connects the guest's streams to PATH_port: called with the port; answer
+ * later with vsock_accept(v, cookie, fd), fd -1 to refuse. */
+typedef void vsock_dial_fn(void *arg, uint32_t port, uint64_t cookie);
+void vsock_set_dial(struct vsock *v, vsock_dial_fn *fn, void *arg);
+void vsock_accept(struct vsock *v, uint64_t cookie, int fd);
+
+/* After a restore, before the first run: all streams are gone; the guest is
+ * told by TRANSPORT_RESET. cid 0 keeps the old one. */
+int vsock_reset(struct vsock *v, uint32_t cid, struct err *e) MUST_USE;
+
+struct vsock_stats {
+	uint64_t rx_bytes, tx_bytes, streams, refused;
+};
+void vsock_get_stats(const struct vsock *v, struct vsock_stats *st);
+
+#endif
