@@ -1,0 +1,210 @@
+/*
+ * Control protocol between thawd and its thaw-machine processes.
+ *
+ * One SOCK_SEQPACKET socket per process, inherited as fd CTL_FD. A message is
+ * one struct ctl_msg, then .len bytes of payload, then up to CTL_MAX_FDS
+ * descriptors (SCM_RIGHTS, close-on-exec). Both sides come from one build, so
+ * structs travel as they are; the first message carries CTL_VERSION.
+ *
+ * Trust: the daemon does not trust what a machine sends (its guest may have
+ * taken it over): sizes and types are checked by ctl_recv(), every value by
+ * the reader. A machine trusts the daemon.
+ *
+ * A request has a .req that the answer repeats; the answer has the same .type
+ * and CTL_F_REPLY. A negative .status means failure, and the payload is then
+ * one line of text. Messages of a machine on its own initiative have .req 0.
+ *
+ * Payloads up to CTL_INLINE bytes stand in the message; a larger one comes as
+ * a memfd, the last descriptor, with CTL_F_MEMFD and its length in .len.
+ */
+#ifndef THAW_API_CTL_H
+#define THAW_API_CTL_H
+
+#include "core/machine.h"
+#include "snapshot/snap.h"
+
+#define CTL_FD      3
+#define CTL_VERSION 1
+#define CTL_INLINE  (64 * 1024)
+#define CTL_MAX_FDS 4
+
+enum ctl_type {
+	/* daemon -> process, answered */
+	CTL_SETUP = 1, /* role and what it needs; the first message */
+	CTL_WAIT_READY, /* answered when the guest is ready (builder, machine) */
+	CTL_PAUSE,
+	CTL_RESUME,
+	CTL_STOP,     /* end the machine; answered, then the process exits */
+	CTL_SNAPSHOT, /* fd: empty file. Pauses, writes, goes on as it was */
+	CTL_FREEZE,   /* builder; fd: empty file. Answer: fd of the base; exits */
+	CTL_CLONE,    /* zygote: fork n clones */
+	CTL_GO,       /* parked clone: start */
+	CTL_INVOKE,   /* payload to the agent; a parked clone starts first */
+	CTL_INPUT,    /* payload to the serial console; not answered */
+	CTL_DIALED,   /* answer to CTL_DIAL; fd unless refused; not answered */
+	CTL_INSPECT,  /* offline process; fd: snapshot. Answer: msgpack */
+
+	/* process -> daemon, on its own initiative */
+	CTL_CLONED = 64, /* zygote: a clone was forked; fds: socket, pidfd */
+	CTL_REAPED,      /* zygote: a clone's process was waited for */
+	CTL_HATCHED,     /* clone: acknowledged, now parked or running; or failed */
+	CTL_ENDED,       /* the guest ended; payload: text. The process exits */
+	CTL_CONSOLE,     /* serial output; dropped when the socket is full */
+	CTL_DIAL,        /* the guest connects to a host port */
+};
+
+#define CTL_F_REPLY 1u
+#define CTL_F_MEMFD 2u
+
+enum ctl_role {
+	CTL_ROLE_MACHINE = 1, /* cold boot; fd: kernel unless builtin */
+	CTL_ROLE_BUILDER,     /* the same, memory becomes a base */
+	CTL_ROLE_RESTORE,     /* fd: snapshot; a machine with private memory */
+	CTL_ROLE_ZYGOTE,      /* fds: snapshot, then base when it exists */
+	CTL_ROLE_INSPECT,     /* a helper that parses one snapshot and exits */
+};
+
+enum ctl_ready { CTL_READY_AGENT = 1, CTL_READY_TEXT, CTL_READY_AFTER };
+enum ctl_clone_mode {
+	CTL_CLONE_PARK = 1, /* for the pool: acknowledged, then parked */
+	CTL_CLONE_RUN,      /* fresh: acknowledged, running */
+};
+enum ctl_inspect { CTL_INSPECT_SHOW = 1, CTL_INSPECT_VERIFY };
+
+/* Microseconds of the steps of a start. */
+struct ctl_times {
+	uint32_t fork;  /* zygote: fork() itself */
+	uint32_t build; /* process start or fork -> machine realized */
+	uint32_t ack;   /* realized -> identity acknowledged */
+	uint32_t go;    /* time set, vCPUs resumed */
+};
+
+struct ctl_setup {
+	uint32_t version; /* CTL_VERSION */
+	uint32_t role;
+	uint32_t has_listener; /* fd after the others: vsock unix socket */
+	uint32_t has_base;     /* zygote: second fd is the base */
+	/* payload: struct machine_config (machine, builder), else none */
+};
+struct ctl_setup_done {
+	struct snap_uuid uuid;  /* restore, zygote */
+	uint64_t memory;        /* bytes of guest memory */
+	uint64_t base_bytes;    /* zygote: memory the base takes */
+	uint32_t total_us;
+	uint32_t cpus;
+	/* zygote, restore: payload is struct machine_config */
+	/* zygote: fd of the base when it loaded one itself */
+};
+struct ctl_wait_ready {
+	uint32_t kind; /* enum ctl_ready */
+	uint32_t timeout_ms;
+	uint32_t after_ms; /* CTL_READY_AFTER */
+	/* CTL_READY_TEXT: payload is the text on the console */
+};
+struct ctl_frozen { /* answer to SNAPSHOT and FREEZE */
+	struct snap_uuid uuid;
+	uint64_t bytes, pages;
+	uint32_t pause_us, total_us;
+	uint64_t base_bytes;
+};
+struct ctl_clone {
+	uint32_t count; /* 1..CTL_CLONE_BATCH */
+	uint32_t mode;  /* enum ctl_clone_mode */
+	uint64_t first; /* number of the first clone: its default names */
+	uint32_t timeout_ms; /* until acknowledged */
+	uint32_t has_listener; /* fd: vsock unix socket; count must be 1 */
+	/* payload: struct ctl_overrides, or none */
+};
+#define CTL_CLONE_BATCH 16
+struct ctl_overrides {
+	char hostname[64];      /* empty: "TEMPLATE-NUMBER" */
+	char template_name[64]; /* always set */
+	uint32_t cid;           /* 0: as in the template */
+	uint32_t reserved;
+};
+struct ctl_cloned {
+	uint64_t number; /* first + index */
+	int32_t pid;     /* in the zygote's pid namespace */
+	uint32_t fork_us;
+};
+struct ctl_reaped {
+	uint64_t number;
+	int32_t wait_status; /* as of waitpid() */
+	uint32_t reserved;
+};
+struct ctl_hatched {
+	struct ctl_times us;
+	uint8_t generation[16];
+	uint8_t machine_id[16];
+};
+struct ctl_invoke {
+	uint32_t timeout_ms;
+	uint32_t reserved;
+	/* payload: the request; answer: payload */
+};
+struct ctl_invoked {
+	uint32_t go_us, ready_us, answer_us;
+	uint32_t reserved;
+};
+struct ctl_ended {
+	uint32_t kind; /* enum machine_end_kind */
+	uint32_t reserved;
+};
+struct ctl_dial {
+	uint64_t cookie;
+	uint32_t port;
+	uint32_t reserved;
+};
+
+struct ctl_msg {
+	uint32_t type;  /* enum ctl_type */
+	uint32_t flags; /* CTL_F_* */
+	uint32_t req;
+	int32_t status;
+	uint32_t len; /* payload bytes */
+	uint32_t reserved;
+	union {
+		struct ctl_setup setup;
+		struct ctl_setup_done setup_done;
+		struct ctl_wait_ready wait_ready;
+		struct ctl_frozen frozen;
+		struct ctl_clone clone;
+		struct ctl_cloned cloned;
+		struct ctl_reaped reaped;
+		struct ctl_hatched hatched;
+		struct ctl_invoke invoke;
+		struct ctl_invoked invoked;
+		struct ctl_ended ended;
+		struct ctl_dial dial;
+		uint32_t inspect; /* enum ctl_inspect; payload: section */
+		uint8_t pad[64];
+	};
+};
+
+/* A received message. Descriptors are owned by the receiver: take_fd() those
+ * it keeps, ctl_packet_free() closes the rest. */
+struct ctl_packet {
+	struct ctl_msg msg;
+	unsigned nfds;
+	int fd[CTL_MAX_FDS];
+	/* Payload of msg.len bytes and a zero byte after it; points into the
+	 * receiver's buffer, or to .big (owned) when it came as a memfd. */
+	uint8_t *payload;
+	uint8_t *big;
+};
+
+/* Send; payload may be NULL when m->len is 0; fds stay the caller's. Returns
+ * 0, -EAGAIN when the socket is full (nothing was sent), or -errno. */
+int ctl_send(int sock, struct ctl_msg *m, const void *payload, const int *fds,
+	unsigned nfds) MUST_USE;
+/* Receive one into p; buf has CTL_INLINE + 1 bytes and keeps the payload.
+ * 1: p is filled; 0: end of file; -EAGAIN; -EBADMSG: not a valid message. */
+int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf) MUST_USE;
+void ctl_packet_free(struct ctl_packet *p);
+/* Answer a request: ctl_reply() copies type and req. status < 0 sends e. */
+int ctl_reply(int sock, const struct ctl_msg *request, struct ctl_msg *answer,
+	const void *payload, const int *fds, unsigned nfds) MUST_USE;
+int ctl_reply_error(int sock, const struct ctl_msg *request,
+	const struct err *e) MUST_USE;
+
+#endif
