@@ -26,7 +26,8 @@ struct bus {
 	unsigned n[BUS_NKINDS_];
 };
 
-/* -EEXIST when it overlaps another, -ENOSPC when full. */
+/* -EEXIST when it overlaps another, -ENOSPC when full, -EINVAL when empty or
+ * beyond the last address. */
 int bus_add(struct bus *b, enum bus_kind k, uint64_t base, uint64_t size,
 	struct device *dev, uint32_t bar) MUST_USE;
 /* One access of 1, 2, 4 or 8 bytes by a vCPU thread. */
