@@ -27,8 +27,8 @@ struct device;
 struct machine_config;
 
 struct device_ops {
-	const char *name;    /* wire name of the state section: "serial" */
-	uint64_t section;    /* its tag in a snapshot: random, never changes */
+	const char *name; /* wire name of the state section: "serial" */
+	uint64_t section; /* its tag in a snapshot: random, never changes */
 	const struct st_desc *state;
 
 	/* Make the device when the configuration asks for it: 0 with *out NULL
@@ -42,6 +42,10 @@ struct device_ops {
 	/* bar: as given to bus_add(); off: inside that range */
 	void (*io)(struct device *d, uint32_t bar, uint64_t off, void *data,
 		uint32_t len, bool write);
+	/* A vCPU came to the door (core/guest/abi.h): the guest uses the door
+	 * from now on, so suppress its notifications, and look at every queue.
+	 * May be NULL. */
+	void (*kick)(struct device *d);
 	/* An fd that the device put on the machine's loop is ready. what: the
 	 * number the device gave to machine_watch(). */
 	void (*event)(struct device *d, uint32_t what, uint32_t events);
@@ -49,9 +53,13 @@ struct device_ops {
 
 struct device {
 	const struct device_ops *ops;
-	struct machine *m;  /* borrowed */
-	uint32_t index;     /* in machine.dev[] */
+	struct machine *m; /* borrowed */
+	uint32_t index;    /* in machine.dev[] */
 };
+
+extern const struct device_ops ioapic_ops; /* arch/x86/ioapic.c */
+extern const struct device_ops serial_ops; /* devices/serial.c */
+extern const struct device_ops vsock_ops;  /* devices/vsock.c */
 
 /* THE list: order of creation, of saving and of restoring. NULL-terminated. */
 extern const struct device_ops *const device_types[];

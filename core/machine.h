@@ -3,19 +3,27 @@
  *
  * Life cycle (the calls that are legal in each state):
  *
- *   NEW      machine_init(); then machine_boot() or machine_load(): memory and
- *            state are in place, no KVM object exists. A zygote stays here and
- *            forks; nothing but plain memory is inherited.
+ *   NEW      machine_init(), mem_create(); then machine_boot(), or a restore
+ *            fills memory and state: no KVM object exists. A zygote stays here
+ *            and forks; nothing but plain memory is inherited.
  *   BUILT    machine_realize(): VM, memory slots, vCPUs with all their state,
  *            devices. Threads exist and are paused.
  *   RUNNING  machine_resume()
  *   PAUSED   machine_pause(): every vCPU is out of KVM_RUN with its I/O
- *            completed, every device is quiesced. machine_save() is legal here
- *            (and in BUILT), nowhere else.
+ *            completed, every device is quiesced. Saving is legal here and in
+ *            NEW, nowhere else, and not while m->parked.
  *   DEAD     the guest ended or a vCPU failed: machine.end says how.
  *
  * Cold boot, restore and clone differ only in what fills memory and state in
  * NEW; from there on it is one path.
+ *
+ * A machine is complete with: cfg (machine_config_desc), saved
+ * (machine_state_desc), cpu[i]->s (vcpu_state_desc), for every device
+ * ops->saved(dev) (ops->state), and the bytes of mem. A restore is:
+ * machine_init with that cfg, st_load() into those, mem_create() and the bytes,
+ * machine_realize(), machine_set_identity(), machine_set_time(),
+ * machine_resume(). A guest asleep at the door needs nothing more: waking it
+ * early is legal, so a restored guest simply looks at its queues again.
  *
  * Threads: all functions are for the loop thread unless they say otherwise.
  */
@@ -37,15 +45,22 @@
 /* What a machine is made of. Plain data: it travels in control messages and
  * stands, as a state table, in the snapshot ("config" section). */
 struct machine_config {
-	uint64_t memory;   /* bytes, a multiple of 2 MiB */
+	uint64_t memory; /* bytes, a multiple of 2 MiB */
 	uint32_t cpus;
 	uint32_t vsock_cid; /* 0: no vsock device */
-	uint32_t builtin;  /* 1: the kernel is the built-in guest */
+	uint32_t builtin;   /* 1: the kernel is the built-in guest */
 	uint32_t reserved;
-	char kernel[256];  /* name for people; the file comes as an fd */
+	char kernel[256]; /* name for people; the file comes as an fd */
 	char cmdline[MACHINE_CMDLINE_MAX];
 };
 extern const struct st_desc machine_config_desc;
+
+/* What belongs to no vCPU and no device. */
+struct machine_saved {
+	uint64_t clock_ns; /* kvm-clock when the machine was paused */
+	uint64_t wall_ns;  /* CLOCK_REALTIME then; for people */
+};
+extern const struct st_desc machine_state_desc;
 
 enum machine_state {
 	MACHINE_NEW,
@@ -87,11 +102,18 @@ struct vcpu;
 struct ioapic;
 struct vsock;
 
+/* Called on each vCPU thread before its first KVM_RUN: installs the thread's
+ * seccomp filter. 0 or -errno. */
+typedef int vcpu_jail_fn(void *arg);
+
 struct machine {
 	enum machine_state state;
 	struct machine_config cfg;
+	struct machine_saved saved;
 	struct mem mem;
-	struct loop *loop; /* borrowed; set before machine_realize() */
+	struct loop *loop;       /* borrowed; set before machine_realize() */
+	vcpu_jail_fn *vcpu_jail; /* NULL: none; set before machine_realize() */
+	void *vcpu_jail_arg;     /* borrowed */
 
 	struct vcpu *cpu[MACHINE_MAX_CPUS]; /* owned */
 	unsigned ncpus;
@@ -99,16 +121,19 @@ struct machine {
 	unsigned ndevs;
 	struct bus bus;
 
-	int kvm_fd; /* borrowed: /dev/kvm */
-	int vm_fd;  /* owned, -1 in NEW */
+	int kvm_fd;            /* borrowed: /dev/kvm */
+	int vm_fd;             /* owned, -1 in NEW */
 	struct ioapic *ioapic; /* borrowed from dev[] */
 	struct vsock *vsock;   /* borrowed from dev[], NULL without vsock */
 
-	/* door (core/door.c): used-buffer count, asleep vCPUs */
-	pthread_mutex_t door_lock;
-	pthread_cond_t door_cond;
-	uint64_t door_seq;
-	int door_event; /* owned eventfd: a vCPU came to the door */
+	/* lock: everything that vCPU threads wait for (vcpu.c, door.c): want_*,
+	 * paused and door_* here and in struct vcpu; and end. */
+	pthread_mutex_t lock;
+	pthread_cond_t run_cond;   /* vCPU threads wait: pause, exit, door */
+	pthread_cond_t pause_cond; /* the loop thread waits: paused */
+	uint64_t door_seq;         /* used-buffer events so far; see door.c */
+	int door_event;            /* owned eventfd: a vCPU came to the door */
+	bool parked;               /* paused by machine_park() */
 
 	int end_event; /* owned eventfd: machine.end is set, read it */
 	struct machine_end end;
@@ -136,13 +161,18 @@ int machine_realize(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 int machine_resume(struct machine *m, struct err *e) MUST_USE;
 /* Bounded: -ETIMEDOUT when a vCPU does not come out within timeout_ms; the
  * machine must then be killed. Ends with all vCPU state read into vcpu.s. */
-int machine_pause(struct machine *m, uint32_t timeout_ms, struct err *e)
-	MUST_USE;
+int machine_pause(
+	struct machine *m, uint32_t timeout_ms, struct err *e) MUST_USE;
+/* Pause a clone that waits to be handed out: cheaper than machine_pause(), and
+ * its timers are stopped. Not a state to save in. machine_set_time() and
+ * machine_resume() let it go. */
+int machine_park(
+	struct machine *m, uint32_t timeout_ms, struct err *e) MUST_USE;
 
 /* Write the identity page. In NEW or before the first resume: generation,
  * seed; at go: time only. */
-int machine_set_identity(struct machine *m, const struct identity *id,
-	struct err *e) MUST_USE;
+int machine_set_identity(
+	struct machine *m, const struct identity *id, struct err *e) MUST_USE;
 /* Hand over time: the identity page's clock, KVM_SET_CLOCK, TSC deadline. Call
  * just before machine_resume() of a machine that was parked or restored. */
 int machine_set_time(struct machine *m, struct err *e) MUST_USE;
@@ -160,8 +190,8 @@ enum {
 };
 
 /* For devices: put an fd on the loop; event(d, what, ..) is called. */
-int machine_watch(struct device *d, int fd, uint32_t events, uint32_t what)
-	MUST_USE;
+int machine_watch(
+	struct device *d, int fd, uint32_t events, uint32_t what) MUST_USE;
 void machine_unwatch(struct device *d, int fd);
 /* For devices, any thread: a buffer was used; wake vCPUs at the door. */
 void machine_door_wake(struct machine *m);

@@ -14,26 +14,23 @@ struct vcpu_state; /* core/arch/x86/vcpu_state.h */
 extern const struct st_desc vcpu_state_desc;
 
 struct vcpu {
-	struct machine *m;      /* borrowed */
+	struct machine *m; /* borrowed */
 	uint32_t id;
-	struct vcpu_state *s;   /* owned; valid in NEW and PAUSED */
-	int fd;                 /* owned, -1 before realize */
-	struct kvm_run *run;    /* owned mapping */
+	struct vcpu_state *s; /* owned; valid in NEW and PAUSED */
+	int fd;               /* owned, -1 before realize */
+	struct kvm_run *run;  /* owned mapping */
 	size_t run_size;
 	pthread_t thread;
-	bool started;           /* the thread exists */
-	/* pause handshake; see vcpu.c */
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
+	bool started; /* the thread exists */
+	/* Under m->lock; the handshake is explained in vcpu.c. */
 	bool want_pause, paused, want_exit;
 	uint64_t door_seen; /* door_seq when the guest last woke */
+	/* The vCPU thread's own until it has paused. */
+	bool io_pending; /* KVM_RUN must complete an access first */
+	bool ended;      /* never enter KVM_RUN again */
 };
 
-/* Called on each vCPU thread before its first KVM_RUN: installs the thread's
- * seccomp filter. NULL: none. Set once, before machine_realize().
- */
-typedef int vcpu_jail_fn(void);
-
+/* Memory only; for struct machine_init(). */
 int vcpu_create(struct machine *m, uint32_t id, struct err *e) MUST_USE;
 void vcpu_destroy(struct vcpu *v);
 /* KVM objects and state; then the thread, paused. */
@@ -43,10 +40,21 @@ void vcpu_resume(struct vcpu *v);
 void vcpu_ask_pause(struct vcpu *v);
 int vcpu_wait_paused(struct vcpu *v, uint64_t deadline_ns) MUST_USE;
 
+/* vCPU thread, called from the exit switch (vcpu.c): */
+
+/* An access to the door's ports (door.c). */
+void door_io(struct vcpu *v, uint16_t off, uint32_t len, uint32_t value);
+/* m->lock held: report paused, wait for resume or exit. */
+void vcpu_paused_locked(struct vcpu *v);
+/* Finish the access that KVM has begun; -errno or 0. */
+int vcpu_complete_io(struct vcpu *v);
+
 /* arch: KVM <-> vcpu.s, in the documented order; legal while paused. */
 int vcpu_state_get(struct vcpu *v, struct err *e) MUST_USE;
 int vcpu_state_set(struct vcpu *v, struct err *e) MUST_USE;
-/* Only what depends on time: TSC, deadline, LAPIC, events (at go). */
+/* Stop what ticks and remember it in vcpu.s; vcpu_time_set() goes on. */
+int vcpu_time_stop(struct vcpu *v, struct err *e) MUST_USE;
+/* Only what depends on time: TSC, deadline, LAPIC (at go). */
 int vcpu_time_set(struct vcpu *v, struct err *e) MUST_USE;
 
 #endif

@@ -1,0 +1,10 @@
+#include "core/device.h"
+
+/* Order matters: the interrupt controller first, since realizing a device may
+ * ask it for a route. */
+const struct device_ops *const device_types[] = {
+	&ioapic_ops,
+	&serial_ops,
+	&vsock_ops,
+	NULL,
+};
