@@ -1,11 +1,9 @@
 /* mp_check(): limits, lengths, truncation; agreement with msgpack-c. */
+#include "tests/unit/test.h"
 #include "core/mp.h"
 
 #include <errno.h>
 #include <string.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
 
 static int64_t check(const char *bytes, size_t len, uint64_t max_len)
 {
