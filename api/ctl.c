@@ -17,9 +17,9 @@ union cmsg_space {
 static int send_packet(int sock, struct ctl_msg *m, const void *payload,
 	const int *fds, unsigned nfds)
 {
-	union cmsg_space space = { 0 };
-	struct iovec iov[2] = { { m, sizeof(*m) }, { NULL, 0 } };
-	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = 1 };
+	union cmsg_space space = {0};
+	struct iovec iov[2] = {{m, sizeof(*m)}, {NULL, 0}};
+	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 1};
 	ssize_t n;
 
 	if (payload) {
@@ -112,12 +112,11 @@ static int read_big(struct ctl_packet *p)
 int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf)
 {
 	union cmsg_space space;
-	struct iovec iov[2] = { { &p->msg, sizeof(p->msg) },
-		{ buf, CTL_INLINE } };
-	struct msghdr mh = { .msg_iov = iov,
+	struct iovec iov[2] = {{&p->msg, sizeof(p->msg)}, {buf, CTL_INLINE}};
+	struct msghdr mh = {.msg_iov = iov,
 		.msg_iovlen = 2,
 		.msg_control = space.buf,
-		.msg_controllen = sizeof(space.buf) };
+		.msg_controllen = sizeof(space.buf)};
 	ssize_t n;
 	int r = 1;
 
@@ -130,7 +129,8 @@ int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf)
 	take_fds(p, &mh);
 	if (n == 0)
 		return 0;
-	if ((size_t)n < sizeof(p->msg) || (mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+	if ((size_t)n < sizeof(p->msg) ||
+		(mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		r = -EBADMSG;
 	else if (p->msg.flags & CTL_F_MEMFD)
 		r = read_big(p);
@@ -168,10 +168,10 @@ int ctl_reply(int sock, const struct ctl_msg *request, struct ctl_msg *answer,
 	return ctl_send(sock, answer, payload, fds, nfds);
 }
 
-int ctl_reply_error(int sock, const struct ctl_msg *request,
-	const struct err *e)
+int ctl_reply_error(
+	int sock, const struct ctl_msg *request, const struct err *e)
 {
-	struct ctl_msg m = { .status = e->code < 0 ? e->code : -EIO };
+	struct ctl_msg m = {.status = e->code < 0 ? e->code : -EIO};
 
 	m.len = (uint32_t)strlen(e->msg);
 	return ctl_reply(sock, request, &m, e->msg, NULL, 0);

@@ -30,27 +30,29 @@
 
 enum ctl_type {
 	/* daemon -> process, answered */
-	CTL_SETUP = 1, /* role and what it needs; the first message */
-	CTL_WAIT_READY, /* answered when the guest is ready (builder, machine) */
+	CTL_SETUP = 1,  /* role and what it needs; the first message */
+	CTL_WAIT_READY, /* answered when the guest is ready (builder, machine);
+			 * CTL_READY_AGENT gives a machine its identity too */
 	CTL_PAUSE,
 	CTL_RESUME,
 	CTL_STOP,     /* end the machine; answered, then the process exits */
 	CTL_SNAPSHOT, /* fd: empty file. Pauses, writes, goes on as it was */
-	CTL_FREEZE,   /* builder; fd: empty file. Answer: fd of the base; exits */
-	CTL_CLONE,    /* zygote: fork n clones */
-	CTL_GO,       /* parked clone: start */
-	CTL_INVOKE,   /* payload to the agent; a parked clone starts first */
-	CTL_INPUT,    /* payload to the serial console; not answered */
-	CTL_DIALED,   /* answer to CTL_DIAL; fd unless refused; not answered */
-	CTL_INSPECT,  /* offline process; fd: snapshot. Answer: msgpack */
+	CTL_FREEZE, /* builder; fd: empty file. Answer: fd of the base; exits */
+	CTL_CLONE,  /* zygote: fork n clones; answered after the last
+		     * CTL_CLONED of the batch, or when a fork failed */
+	CTL_GO,     /* parked clone: start */
+	CTL_INVOKE, /* payload to the agent; a parked clone starts first */
+	CTL_INPUT,  /* payload to the serial console; not answered */
+	CTL_DIALED, /* answer to CTL_DIAL; fd unless refused; not answered */
+	CTL_INSPECT, /* offline process; fd: snapshot. Answer: msgpack */
 
 	/* process -> daemon, on its own initiative */
 	CTL_CLONED = 64, /* zygote: a clone was forked; fds: socket, pidfd */
 	CTL_REAPED,      /* zygote: a clone's process was waited for */
-	CTL_HATCHED,     /* clone: acknowledged, now parked or running; or failed */
-	CTL_ENDED,       /* the guest ended; payload: text. The process exits */
-	CTL_CONSOLE,     /* serial output; dropped when the socket is full */
-	CTL_DIAL,        /* the guest connects to a host port */
+	CTL_HATCHED, /* clone: acknowledged, now parked or running; or failed */
+	CTL_ENDED,   /* the guest ended; payload: text. The process exits */
+	CTL_CONSOLE, /* serial output; dropped when the socket is full */
+	CTL_DIAL,    /* the guest connects to a host port */
 };
 
 #define CTL_F_REPLY 1u
@@ -64,12 +66,19 @@ enum ctl_role {
 	CTL_ROLE_INSPECT,     /* a helper that parses one snapshot and exits */
 };
 
-enum ctl_ready { CTL_READY_AGENT = 1, CTL_READY_TEXT, CTL_READY_AFTER };
+enum ctl_ready {
+	CTL_READY_AGENT = 1,
+	CTL_READY_TEXT,
+	CTL_READY_AFTER
+};
 enum ctl_clone_mode {
 	CTL_CLONE_PARK = 1, /* for the pool: acknowledged, then parked */
 	CTL_CLONE_RUN,      /* fresh: acknowledged, running */
 };
-enum ctl_inspect { CTL_INSPECT_SHOW = 1, CTL_INSPECT_VERIFY };
+enum ctl_inspect {
+	CTL_INSPECT_SHOW = 1,
+	CTL_INSPECT_VERIFY
+};
 
 /* Microseconds of the steps of a start. */
 struct ctl_times {
@@ -82,14 +91,19 @@ struct ctl_times {
 struct ctl_setup {
 	uint32_t version; /* CTL_VERSION */
 	uint32_t role;
-	uint32_t has_listener; /* fd after the others: vsock unix socket */
-	uint32_t has_base;     /* zygote: second fd is the base */
-	/* payload: struct machine_config (machine, builder), else none */
+	uint32_t has_listener;  /* fd after the others: vsock unix socket */
+	uint32_t has_base;      /* zygote: second fd is the base */
+	uint32_t has_overrides; /* machine, restore: payload ends with them */
+	/* payload: struct machine_config (machine, builder), else none; then
+	 * struct ctl_overrides when has_overrides. After the answer a machine
+	 * is built and paused: CTL_RESUME starts it. The first CTL_RESUME of a
+	 * restored machine is answered when its agent has acknowledged the new
+	 * identity (a machine without vsock: at once). */
 };
 struct ctl_setup_done {
-	struct snap_uuid uuid;  /* restore, zygote */
-	uint64_t memory;        /* bytes of guest memory */
-	uint64_t base_bytes;    /* zygote: memory the base takes */
+	struct snap_uuid uuid; /* restore, zygote */
+	uint64_t memory;       /* bytes of guest memory */
+	uint64_t base_bytes;   /* zygote: memory the base takes */
 	uint32_t total_us;
 	uint32_t cpus;
 	/* zygote, restore: payload is struct machine_config */
@@ -108,12 +122,12 @@ struct ctl_frozen { /* answer to SNAPSHOT and FREEZE */
 	uint64_t base_bytes;
 };
 struct ctl_clone {
-	uint32_t count; /* 1..CTL_CLONE_BATCH */
-	uint32_t mode;  /* enum ctl_clone_mode */
-	uint64_t first; /* number of the first clone: its default names */
+	uint32_t count;      /* 1..CTL_CLONE_BATCH */
+	uint32_t mode;       /* enum ctl_clone_mode */
+	uint64_t first;      /* number of the first clone: its default names */
 	uint32_t timeout_ms; /* until acknowledged */
 	uint32_t has_listener; /* fd: vsock unix socket; count must be 1 */
-	/* payload: struct ctl_overrides, or none */
+			       /* payload: struct ctl_overrides, or none */
 };
 #define CTL_CLONE_BATCH 16
 struct ctl_overrides {
@@ -150,6 +164,10 @@ struct ctl_ended {
 	uint32_t kind; /* enum machine_end_kind */
 	uint32_t reserved;
 };
+struct ctl_console {
+	uint64_t dropped; /* bytes lost before this message */
+			  /* payload: bytes */
+};
 struct ctl_dial {
 	uint64_t cookie;
 	uint32_t port;
@@ -175,6 +193,7 @@ struct ctl_msg {
 		struct ctl_invoke invoke;
 		struct ctl_invoked invoked;
 		struct ctl_ended ended;
+		struct ctl_console console;
 		struct ctl_dial dial;
 		uint32_t inspect; /* enum ctl_inspect; payload: section */
 		uint8_t pad[64];
@@ -204,7 +223,7 @@ void ctl_packet_free(struct ctl_packet *p);
 /* Answer a request: ctl_reply() copies type and req. status < 0 sends e. */
 int ctl_reply(int sock, const struct ctl_msg *request, struct ctl_msg *answer,
 	const void *payload, const int *fds, unsigned nfds) MUST_USE;
-int ctl_reply_error(int sock, const struct ctl_msg *request,
-	const struct err *e) MUST_USE;
+int ctl_reply_error(
+	int sock, const struct ctl_msg *request, const struct err *e) MUST_USE;
 
 #endif

@@ -1,0 +1,139 @@
+#include "api/machine/worker.h"
+
+#include "core/log.h"
+#include "core/vcpu.h"
+#include "core/vsock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+/*
+ * The life of a clone, from fork on:
+ *
+ *   identity in memory -> VM with all state -> agent's identity call in the
+ *   ring -> run -> acknowledged -> parked, or running -> control requests
+ *
+ * Nobody is told of the clone before its agent has acknowledged.
+ */
+
+#define PARK_PAUSE_MS 2000
+
+struct hatch {
+	struct worker *w;
+	const struct ctl_clone *c;
+	uint64_t started; /* now_ns() when the machine began to run */
+};
+
+static void send_hatched(struct worker *w, struct ctl_msg *m, const char *text)
+{
+	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
+	int r;
+
+	m->type = CTL_HATCHED;
+	m->len = (uint32_t)strlen(text);
+	do
+		r = ctl_send(w->ctl, m, text, NULL, 0);
+	while (r == -EAGAIN && poll(&pfd, 1, 10000) > 0);
+	if (r)
+		w->done = true;
+}
+
+static void failed(struct worker *w, const struct err *e)
+{
+	struct ctl_msg m = {.status = e->code < 0 ? e->code : -EIO};
+
+	send_hatched(w, &m, e->msg);
+	w->done = true;
+}
+
+static int park(struct worker *w, struct err *e)
+{
+	int r = machine_park(&w->m, PARK_PAUSE_MS, e);
+
+	w->parked = !r;
+	return r;
+}
+
+static void acknowledged(void *arg, int status, const msgpack_object *result,
+	const struct err *err)
+{
+	struct hatch *h = arg;
+	struct worker *w = h->w;
+	struct ctl_msg m = {0};
+	struct err e = {0};
+
+	(void)result;
+	if (status) {
+		failed(w, err);
+		return;
+	}
+	w->us.ack = (uint32_t)((now_ns() - h->started) / 1000);
+	if (h->c->mode == CTL_CLONE_PARK && park(w, &e)) {
+		failed(w, &e);
+		return;
+	}
+	m.hatched.us = w->us;
+	memcpy(m.hatched.generation, w->id.generation, 16);
+	memcpy(m.hatched.machine_id, w->id.machine_id, 16);
+	send_hatched(w, &m, "");
+}
+
+/* Default names when the request gave none. */
+static void names(struct ctl_overrides *o, uint64_t number)
+{
+	if (!o->hostname[0])
+		(void)snprintf(o->hostname, sizeof(o->hostname), "%.40s-%llu",
+			o->template_name, (unsigned long long)number);
+}
+
+static int build(
+	struct worker *w, struct ctl_overrides *o, int listener, struct err *e)
+{
+	int r = worker_new_identity(w, o, e);
+
+	if (!r)
+		r = worker_realize(w, e);
+	if (!r && !w->m.vsock)
+		r = err_set(e, -EOPNOTSUPP,
+			"a template without vsock has no agent");
+	if (!r)
+		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
+	if (!r && listener >= 0)
+		r = vsock_listen(w->m.vsock, listener, e);
+	return r;
+}
+
+int clone_run(struct worker *w, const struct ctl_clone *c,
+	const struct ctl_overrides *overrides, int listener, uint64_t number)
+{
+	struct ctl_clone request = *c;
+	struct hatch h = {.w = w, .c = &request};
+	struct ctl_overrides o = {0};
+	struct err e = {0};
+	int r;
+
+	if (overrides)
+		o = *overrides;
+	names(&o, number);
+	w->clone = true;
+	w->role = CTL_ROLE_MACHINE;
+	r = build(w, &o, listener, &e);
+	if (!r) {
+		r = agent_identity(w->agent, &w->id, c->timeout_ms * 1000000ULL,
+			acknowledged, &h);
+		if (r)
+			err_sys(&e, r, "calling the agent");
+	}
+	if (!r)
+		r = machine_set_time(&w->m, &e);
+	h.started = now_ns();
+	if (!r)
+		r = machine_resume(&w->m, &e);
+	if (r) {
+		failed(w, &e);
+		return 1;
+	}
+	return worker_run(w);
+}

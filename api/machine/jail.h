@@ -1,0 +1,39 @@
+/*
+ * Dropping rights, in named stages.
+ *
+ *   jail_tie      dies with its parent: PDEATHSIG, parent checked again
+ *   jail_prepare  compiles the seccomp programs (libseccomp, 0.3 ms each);
+ *                 a zygote does this once for all of its clones
+ *   jail_main     no-new-privs and the process's filter; inherited by fork()
+ *                 and by threads, so a clone gets it for nothing
+ *   jail_vcpu     the narrower filter of a vCPU thread, on the thread itself,
+ *                 before its first KVM_RUN
+ *
+ * In a sanitizer build the filters are not installed: the sanitizer's runtime
+ * makes system calls of its own.
+ */
+#ifndef THAW_API_MACHINE_JAIL_H
+#define THAW_API_MACHINE_JAIL_H
+
+#include "core/err.h"
+
+#include <linux/filter.h>
+
+struct jail_program {
+	struct sock_filter *insn; /* owned */
+	unsigned short n;
+};
+
+struct jail {
+	struct jail_program main, vcpu;
+};
+
+/* parent: the pid that must still be the parent, 0 not to check. */
+int jail_tie(pid_t parent, struct err *e) MUST_USE;
+/* zygote: allow fork, waiting for children and what a clone's start needs. */
+int jail_prepare(struct jail *j, bool zygote, struct err *e) MUST_USE;
+void jail_fini(struct jail *j);
+int jail_main(const struct jail *j, struct err *e) MUST_USE;
+int jail_vcpu(const struct jail *j) MUST_USE;
+
+#endif

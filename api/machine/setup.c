@@ -1,0 +1,310 @@
+#include "api/machine/worker.h"
+
+#include "api/machine/offline.h"
+#include "core/kvm.h"
+#include "core/vsock.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <string.h>
+
+/*
+ * CTL_SETUP: the first message tells an exec'd process what to become. Every
+ * role ends in the same struct worker; they differ in where memory and state
+ * come from:
+ *
+ *   machine, builder   configuration in the message, kernel as a descriptor
+ *   restore, zygote    a snapshot file; a zygote's memory is a sealed base
+ */
+
+/* Descriptors of the message in the order in which roles take them. */
+struct setup {
+	struct worker *w;
+	struct ctl_packet *p;
+	unsigned next_fd;
+	struct machine_config cfg;
+	struct ctl_overrides overrides;
+	struct ctl_setup_done done;
+};
+
+static int next_fd(struct setup *s, const char *what, struct err *e)
+{
+	if (s->next_fd >= s->p->nfds)
+		return err_set(e, -EINVAL, "setup without %s", what);
+	return take_fd(&s->p->fd[s->next_fd++]);
+}
+
+static int read_payload(struct setup *s, bool config, struct err *e)
+{
+	size_t want =
+		(config ? sizeof(s->cfg) : 0) +
+		(s->p->msg.setup.has_overrides ? sizeof(s->overrides) : 0);
+	const uint8_t *p = s->p->payload;
+
+	if (s->p->msg.len != want)
+		return err_set(e, -EINVAL, "setup payload of %u bytes, not %zu",
+			s->p->msg.len, want);
+	if (config) {
+		memcpy(&s->cfg, p, sizeof(s->cfg));
+		p += sizeof(s->cfg);
+	}
+	if (s->p->msg.setup.has_overrides)
+		memcpy(&s->overrides, p, sizeof(s->overrides));
+	return 0;
+}
+
+/* Everything after memory and state are in place, for roles that run. */
+static int start(struct setup *s, struct err *e)
+{
+	struct worker *w = s->w;
+	int r, fd;
+
+	r = worker_new_identity(w, &s->overrides, e);
+	if (!r)
+		r = jail_prepare(&w->jail, false, e);
+	if (!r)
+		r = worker_realize(w, e);
+	if (r)
+		return r;
+	if (w->needs_identity && w->m.vsock) {
+		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
+		if (r)
+			return r;
+	}
+	if (s->p->msg.setup.has_listener) {
+		fd = next_fd(s, "the vsock listener", e);
+		if (fd < 0)
+			return fd;
+		if (!w->m.vsock)
+			return err_set(e, -EINVAL, "no vsock device");
+		r = vsock_listen(w->m.vsock, fd, e);
+		if (r)
+			return r;
+	}
+	return jail_main(&w->jail, e);
+}
+
+static int cold(struct setup *s, enum mem_backing backing, struct err *e)
+{
+	struct worker *w = s->w;
+	AUTO_FD kernel = -1;
+	int r = read_payload(s, true, e);
+
+	if (!r)
+		r = machine_init(&w->m, &s->cfg, e);
+	if (r)
+		return r;
+	w->have_machine = true;
+	if (!s->cfg.builtin) {
+		kernel = next_fd(s, "a kernel", e);
+		if (kernel < 0)
+			return kernel;
+	}
+	r = mem_create(&w->m.mem, s->cfg.memory, backing, -1, e);
+	if (!r)
+		r = machine_boot(&w->m, kernel, e);
+	return r ? r : start(s, e);
+}
+
+/* Configuration and state of a snapshot into w->m; memory is still missing. */
+static int load_state(struct setup *s, struct snap *snap, struct err *e)
+{
+	int r = snap_read_config(snap, &s->cfg, e);
+
+	if (!r)
+		r = machine_init(&s->w->m, &s->cfg, e);
+	if (r)
+		return r;
+	s->w->have_machine = true;
+	s->done.uuid = *snap_get_uuid(snap);
+	return snap_load_state(snap, &s->w->m, e);
+}
+
+static int restore(struct setup *s, struct err *e)
+{
+	struct worker *w = s->w;
+	AUTO_FD file = next_fd(s, "a snapshot", e);
+	struct snap *snap = NULL;
+	int r;
+
+	if (file < 0)
+		return file;
+	r = read_payload(s, false, e);
+	if (!r)
+		r = snap_open(file, &snap, e);
+	if (r)
+		return r;
+	r = load_state(s, snap, e);
+	if (!r)
+		r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
+	if (!r)
+		r = snap_load_memory(snap, &w->m.mem, e);
+	snap_close(snap);
+	w->needs_identity = true;
+	return r ? r : start(s, e);
+}
+
+/* The base comes from the builder, or is made here from the file. */
+static int get_base(struct setup *s, struct snap *snap, struct err *e)
+{
+	struct mem mem;
+	int r;
+
+	if (s->p->msg.setup.has_base)
+		return next_fd(s, "the base", e);
+	r = mem_create(&mem, s->cfg.memory, MEM_BUILDER, -1, e);
+	if (r)
+		return r;
+	r = snap_load_memory(snap, &mem, e);
+	if (r) {
+		mem_destroy(&mem);
+		return r;
+	}
+	return mem_seal_base(&mem, e);
+}
+
+static int zygote(struct setup *s, int *base, struct err *e)
+{
+	struct worker *w = s->w;
+	AUTO_FD file = next_fd(s, "a snapshot", e);
+	struct snap *snap = NULL;
+	int r;
+
+	if (file < 0)
+		return file;
+	r = snap_open(file, &snap, e);
+	if (r)
+		return r;
+	r = load_state(s, snap, e);
+	if (!r) {
+		*base = get_base(s, snap, e);
+		r = *base < 0 ? *base : 0;
+	}
+	snap_close(snap);
+	if (!r)
+		r = mem_create(&w->m.mem, s->cfg.memory, MEM_CLONE, *base, e);
+	if (!r)
+		r = jail_prepare(&w->jail, true, e);
+	return r ? r : jail_main(&w->jail, e);
+}
+
+static int become(struct setup *s, int *base, struct err *e)
+{
+	const struct ctl_setup *q = &s->p->msg.setup;
+	struct worker *w = s->w;
+
+	if (q->version != CTL_VERSION)
+		return err_set(e, -EINVAL,
+			"the daemon speaks control version %u, this is %d",
+			q->version, CTL_VERSION);
+	w->role = (enum ctl_role)q->role;
+	if (q->role != CTL_ROLE_INSPECT) {
+		int r = kvm_open("/dev/kvm", &w->kvm, e);
+
+		if (r)
+			return r;
+	}
+	switch (w->role) {
+	case CTL_ROLE_MACHINE:
+		return cold(s, MEM_PRIVATE, e);
+	case CTL_ROLE_BUILDER:
+		return cold(s, MEM_BUILDER, e);
+	case CTL_ROLE_RESTORE:
+		return restore(s, e);
+	case CTL_ROLE_ZYGOTE:
+		return zygote(s, base, e);
+	case CTL_ROLE_INSPECT:
+		return 0;
+	default:
+		return err_set(e, -EINVAL, "unknown role %u", q->role);
+	}
+}
+
+/* Bytes of memory that the base really takes. */
+static uint64_t base_size(int base)
+{
+	struct stat st;
+
+	if (base < 0 || fstat(base, &st))
+		return 0;
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void report(struct setup *s, int base)
+{
+	struct ctl_msg m = {0};
+	bool made_here = base >= 0 && !s->p->msg.setup.has_base;
+
+	s->done.memory = s->cfg.memory;
+	s->done.cpus = s->cfg.cpus;
+	s->done.base_bytes = base_size(base);
+	s->done.total_us = (uint32_t)((now_ns() - s->w->born) / 1000);
+	m.setup_done = s->done;
+	m.len = s->w->have_machine ? sizeof(s->cfg) : 0;
+	worker_reply(s->w, &s->p->msg, &m, &s->cfg, &base, made_here ? 1 : 0);
+}
+
+static int first_message(struct worker *w, struct ctl_packet *p)
+{
+	struct pollfd pfd = {.fd = w->ctl, .events = POLLIN};
+	int r;
+
+	do {
+		if (poll(&pfd, 1, -1) < 0 && errno != EINTR)
+			return -errno;
+		r = ctl_recv(w->ctl, p, w->buf);
+	} while (r == -EAGAIN);
+	if (r == 1 && p->msg.type != CTL_SETUP) {
+		ctl_packet_free(p);
+		r = -EBADMSG;
+	}
+	return r;
+}
+
+static int serve(struct worker *w)
+{
+	switch (w->role) {
+	case CTL_ROLE_INSPECT:
+		return offline_run(w);
+	case CTL_ROLE_ZYGOTE:
+		return zygote_run(w);
+	case CTL_ROLE_MACHINE:
+	case CTL_ROLE_BUILDER:
+	case CTL_ROLE_RESTORE:
+	default:
+		return worker_run(w);
+	}
+}
+
+int setup_run(int ctl)
+{
+	struct worker *w = malloc(sizeof(*w));
+	struct err e = {0};
+	struct ctl_packet p;
+	int code = 1, base = -1;
+	struct setup s = {.w = w, .p = &p};
+
+	if (!w)
+		return 1;
+	worker_init(w, ctl);
+	w->buf = malloc(CTL_INLINE + 1);
+	if (!w->buf || jail_tie(0, &e) || first_message(w, &p) != 1)
+		goto out;
+	w->born = now_ns();
+	if (become(&s, &base, &e)) {
+		worker_reply_error(w, &p.msg, &e);
+		ctl_packet_free(&p);
+		goto out;
+	}
+	report(&s, base);
+	ctl_packet_free(&p);
+	if (base >= 0)
+		(void)close(base);
+	if (!w->done)
+		code = serve(w);
+out:
+	worker_fini(w);
+	free(w);
+	return code;
+}

@@ -1,0 +1,307 @@
+#include "api/machine/worker.h"
+
+#include "core/serial.h"
+#include "core/vsock.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* One control request each; see api/ctl.h. */
+
+/* A vCPU that does not leave the guest for so long is stuck for good. */
+#define PAUSE_MS 2000
+
+static void ok(struct worker *w, const struct ctl_msg *request)
+{
+	struct ctl_msg m = {0};
+
+	worker_reply(w, request, &m, NULL, NULL, 0);
+}
+
+static int pause_machine(struct worker *w, struct err *e)
+{
+	if (w->m.state == MACHINE_PAUSED || w->m.state == MACHINE_BUILT)
+		return 0;
+	return machine_pause(&w->m, PAUSE_MS, e);
+}
+
+/* The moment a parked or restored machine starts to live. */
+static int go(struct worker *w, struct err *e)
+{
+	uint64_t t = now_ns();
+	int r = machine_set_time(&w->m, e);
+
+	if (!r)
+		r = machine_resume(&w->m, e);
+	w->parked = false;
+	w->us.go = (uint32_t)((now_ns() - t) / 1000);
+	return r;
+}
+
+static void identity_acknowledged(void *arg, int status,
+	const msgpack_object *result, const struct err *e)
+{
+	struct worker_call *c = arg;
+
+	(void)result;
+	if (status)
+		worker_reply_error(c->w, &c->request, e);
+	else
+		ok(c->w, &c->request);
+	c->used = false;
+}
+
+/* First resume of a restored machine: it learns who it is. */
+static int resume_restored(
+	struct worker *w, const struct ctl_msg *request, struct err *e)
+{
+	struct worker_call *c = worker_call_get(w, request);
+	int r;
+
+	if (!c)
+		return err_set(e, -EBUSY, "too many requests");
+	r = agent_identity(
+		w->agent, &w->id, 10000000000ULL, identity_acknowledged, c);
+	if (r) {
+		c->used = false;
+		return err_sys(e, r, "asking the agent");
+	}
+	w->needs_identity = false;
+	return go(w, e);
+}
+
+static int do_resume(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	int r;
+
+	if (w->m.state == MACHINE_DEAD)
+		return err_set(e, -EINVAL, "the guest has ended");
+	if (w->needs_identity && w->agent)
+		return resume_restored(w, &p->msg, e);
+	r = w->m.state == MACHINE_RUNNING ? 0 : go(w, e);
+	if (!r)
+		ok(w, &p->msg);
+	return r;
+}
+
+static int do_pause(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	int r = pause_machine(w, e);
+
+	if (!r)
+		ok(w, &p->msg);
+	return r;
+}
+
+/* Pause, write, go on as it was. */
+static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	bool running = w->m.state == MACHINE_RUNNING;
+	struct snap_write_opts o = {0};
+	struct snap_written out;
+	struct ctl_msg m = {0};
+	uint64_t start = now_ns(), end;
+	int r;
+
+	if (p->nfds != 1)
+		return err_set(e, -EINVAL, "snapshot without a file");
+	r = pause_machine(w, e);
+	if (!r)
+		r = snap_write(&w->m, p->fd[0], &o, &out, e);
+	end = now_ns();
+	if (running && w->m.state == MACHINE_PAUSED) {
+		struct err e2 = {0};
+
+		if (machine_resume(&w->m, &e2) && !r)
+			r = err_set(e, e2.code, "resume: %s", e2.msg);
+	}
+	if (r)
+		return r;
+	m.frozen.uuid = out.uuid;
+	m.frozen.bytes = out.file_bytes;
+	m.frozen.pages = out.pages_present;
+	m.frozen.pause_us = running ? (uint32_t)((now_ns() - start) / 1000) : 0;
+	m.frozen.total_us = (uint32_t)((end - start) / 1000);
+	worker_reply(w, &p->msg, &m, NULL, NULL, 0);
+	return 0;
+}
+
+/* A builder becomes a file and a base, and is gone. */
+static int do_freeze(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	struct snap_write_opts o = {0};
+	struct snap_written out;
+	struct ctl_msg m = {0};
+	uint64_t start = now_ns();
+	AUTO_FD base = -1;
+	int r;
+
+	if (w->role != CTL_ROLE_BUILDER || p->nfds != 1)
+		return err_set(e, -EINVAL, "freeze needs a builder and a file");
+	r = pause_machine(w, e);
+	if (!r)
+		r = snap_write(&w->m, p->fd[0], &o, &out, e);
+	if (r)
+		return r;
+	base = mem_seal_base(&w->m.mem, e);
+	if (base < 0)
+		return base;
+	m.frozen.uuid = out.uuid;
+	m.frozen.bytes = out.file_bytes;
+	m.frozen.pages = out.pages_present;
+	m.frozen.total_us = (uint32_t)((now_ns() - start) / 1000);
+	worker_reply(w, &p->msg, &m, NULL, &base, 1);
+	w->done = true;
+	return 0;
+}
+
+static void invoked(void *arg, int status, const msgpack_object *result,
+	const struct err *e)
+{
+	struct worker_call *c = arg;
+	struct ctl_msg m = {0};
+	const msgpack_object *o = mp_get(result, "payload");
+	struct err bad = {0};
+
+	c->used = false;
+	if (status) {
+		worker_reply_error(c->w, &c->request, e);
+		return;
+	}
+	if (!o || o->type != MSGPACK_OBJECT_BIN ||
+		o->via.bin.size > AGENT_MAX_PAYLOAD) {
+		err_set(&bad, -EBADMSG, "the agent's answer has no payload");
+		worker_reply_error(c->w, &c->request, &bad);
+		return;
+	}
+	m.len = o->via.bin.size;
+	m.invoked.go_us = c->w->us.go;
+	m.invoked.ready_us = (uint32_t)((c->ready - c->start) / 1000);
+	m.invoked.answer_us = (uint32_t)((now_ns() - c->ready) / 1000);
+	worker_reply(c->w, &c->request, &m, o->via.bin.ptr, NULL, 0);
+}
+
+static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	struct worker_call *c;
+	int r = 0;
+
+	if (!w->agent)
+		return err_set(e, -EOPNOTSUPP, "the machine has no vsock");
+	if (w->m.state == MACHINE_DEAD)
+		return err_set(e, -EINVAL, "the guest has ended");
+	if (w->m.state == MACHINE_PAUSED && !w->parked)
+		return err_set(e, -EBUSY, "the machine is paused");
+	c = worker_call_get(w, &p->msg);
+	if (!c)
+		return err_set(e, -EBUSY, "%d invokes are in flight",
+			WORKER_MAX_INVOKES);
+	/* The request is in the ring before the guest runs: no wake-up. */
+	r = agent_invoke(w->agent, p->payload, p->msg.len,
+		p->msg.invoke.timeout_ms * 1000000ULL, invoked, c);
+	if (r) {
+		c->used = false;
+		return err_sys(e, r, "handing the request to the agent");
+	}
+	if (w->parked)
+		r = go(w, e);
+	c->ready = now_ns();
+	if (r) {
+		/* Half alive: the daemon gets the error, then the end. */
+		c->used = false;
+		w->done = true;
+	}
+	return r;
+}
+
+static int do_go(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	struct ctl_msg m = {0};
+	int r;
+
+	if (!w->parked)
+		return err_set(e, -EINVAL, "the clone is not parked");
+	r = go(w, e);
+	if (r)
+		return r;
+	m.invoked.go_us = w->us.go;
+	worker_reply(w, &p->msg, &m, NULL, NULL, 0);
+	return 0;
+}
+
+static int do_input(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	(void)e;
+	serial_input(&w->m, p->payload, p->msg.len);
+	return 0;
+}
+
+static int do_dialed(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	(void)e;
+	if (w->m.vsock)
+		vsock_accept(w->m.vsock, p->msg.dial.cookie,
+			p->nfds ? take_fd(&p->fd[0]) : -1);
+	return 0;
+}
+
+static int do_stop(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	(void)e;
+	ok(w, &p->msg);
+	w->done = true;
+	return 0;
+}
+
+void worker_message(struct worker *w, struct ctl_packet *p)
+{
+	struct err e = {0};
+	int r;
+
+	switch ((enum ctl_type)p->msg.type) {
+	case CTL_WAIT_READY:
+		worker_wait_ready(w, p);
+		return;
+	case CTL_PAUSE:
+		r = do_pause(w, p, &e);
+		break;
+	case CTL_RESUME:
+		r = do_resume(w, p, &e);
+		break;
+	case CTL_STOP:
+		r = do_stop(w, p, &e);
+		break;
+	case CTL_SNAPSHOT:
+		r = do_snapshot(w, p, &e);
+		break;
+	case CTL_FREEZE:
+		r = do_freeze(w, p, &e);
+		break;
+	case CTL_GO:
+		r = do_go(w, p, &e);
+		break;
+	case CTL_INVOKE:
+		r = do_invoke(w, p, &e);
+		break;
+	case CTL_INPUT:
+		r = do_input(w, p, &e);
+		break;
+	case CTL_DIALED:
+		r = do_dialed(w, p, &e);
+		break;
+	case CTL_SETUP:
+	case CTL_CLONE:
+	case CTL_INSPECT:
+	case CTL_CLONED:
+	case CTL_REAPED:
+	case CTL_HATCHED:
+	case CTL_ENDED:
+	case CTL_CONSOLE:
+	case CTL_DIAL:
+	default:
+		r = err_set(&e, -EINVAL,
+			"control message %u is not for a machine", p->msg.type);
+	}
+	if (r)
+		worker_reply_error(w, &p->msg, &e);
+}
