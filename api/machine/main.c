@@ -1,5 +1,6 @@
 #include "api/machine/worker.h"
 
+#include "api/machine/alone.h"
 #include "api/version.h"
 #include "core/kvm.h"
 #include "core/log.h"
@@ -11,13 +12,17 @@
 #include <sys/socket.h>
 
 static const char usage[] =
-	"usage: thaw-machine --ctl | --probe | --version | --help\n"
+	"usage: thaw-machine --ctl | --boot [KERNEL [CMDLINE]] | --probe |\n"
+	"                    --version | --help\n"
 	"\n"
 	"One machine, or one zygote, of thaw. Started by thawd, which talks to "
 	"it\n"
 	"over a control socket.\n"
 	"\n"
 	"  --ctl      serve the control socket that is descriptor 3\n"
+	"  --boot     boot KERNEL (default: the built-in guest) with its "
+	"console\n"
+	"             on stdout, for debugging\n"
 	"  --probe    print what KVM on this host offers, one line each\n"
 	"  --version  print the version\n";
 
@@ -68,6 +73,9 @@ int main(int argc, char **argv)
 	log_init("thaw-machine", LOG_INFO);
 	if (argc == 2 && !strcmp(argv[1], "--ctl"))
 		return serve();
+	if (argc >= 2 && argc <= 4 && !strcmp(argv[1], "--boot"))
+		return alone_run(
+			argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : "");
 	if (argc == 2 && !strcmp(argv[1], "--probe"))
 		return probe();
 	if (argc == 2 && !strcmp(argv[1], "--version")) {

@@ -107,6 +107,19 @@ int worker_new_identity(
 	return machine_set_identity(&w->m, id, e);
 }
 
+/* A guest connects to a host port: a machine opens nothing, so the daemon
+ * connects and sends the descriptor. */
+static void dial(void *arg, uint32_t port, uint64_t cookie)
+{
+	struct ctl_msg m = {.type = CTL_DIAL};
+	struct worker *w = arg;
+
+	m.dial.port = port;
+	m.dial.cookie = cookie;
+	if (ctl_send(w->ctl, &m, NULL, NULL, 0))
+		vsock_accept(w->m.vsock, cookie, -1);
+}
+
 static int vcpu_jail(void *arg)
 {
 	const struct worker *w = arg;
@@ -124,7 +137,9 @@ int worker_realize(struct worker *w, struct err *e)
 	w->m.loop = &w->loop;
 	w->m.vcpu_jail = vcpu_jail;
 	w->m.vcpu_jail_arg = w;
-	r = loop_add(&w->loop, w->ctl, EPOLLIN, (union ev_ref){.type = EV_CTL});
+	if (w->ctl >= 0)
+		r = loop_add(&w->loop, w->ctl, EPOLLIN,
+			(union ev_ref){.type = EV_CTL});
 	if (r)
 		return err_sys(e, r, "watching the control socket");
 	r = console_open(&w->con, &w->m, (union ev_ref){.type = EV_CONSOLE}, e);
@@ -139,6 +154,7 @@ int worker_realize(struct worker *w, struct err *e)
 		w->agent = agent_create(&w->m);
 		if (!w->agent)
 			return err_set(e, -ENOMEM, "no memory for the agent");
+		vsock_set_dial(w->m.vsock, dial, w);
 	}
 	w->us.build = (uint32_t)((now_ns() - w->born) / 1000);
 	return 0;
