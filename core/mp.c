@@ -11,9 +11,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* msgpack-c's parser has a fixed stack of 32 containers. */
-#define MP_STACK 32
-
 const struct mp_limits mp_default_limits = {
 	.max_depth = 16,
 	.max_elements = 64 * 1024,
@@ -107,15 +104,7 @@ static void head_length(struct head *h, const uint8_t *p)
 		h->items += 2 * v;
 }
 
-struct walk {
-	uint64_t left[MP_STACK]; /* children to come, per open container */
-	uint32_t depth, max_depth;
-	uint64_t owed;     /* values to come */
-	uint64_t elements; /* values so far, promised ones included */
-	uint64_t max_elements;
-};
-
-static int walk_head(struct walk *w, const struct head *h)
+static int walk_head(struct mp_walk *w, const struct head *h)
 {
 	if (h->kind == HEAD_BAD)
 		return -EBADMSG;
@@ -130,7 +119,7 @@ static int walk_head(struct walk *w, const struct head *h)
 }
 
 /* The value is complete: close every container that ends with it. */
-static void walk_close(struct walk *w, uint64_t items)
+static void walk_close(struct mp_walk *w, uint64_t items)
 {
 	if (items) {
 		w->left[w->depth++] = items;
@@ -140,24 +129,30 @@ static void walk_close(struct walk *w, uint64_t items)
 		w->depth--;
 }
 
-int64_t mp_check(const void *buf, size_t len, uint64_t max_len,
-	const struct mp_limits *lim)
+void mp_walk_init(struct mp_walk *w, const struct mp_limits *lim)
+{
+	memset(w, 0, sizeof(*w));
+	w->owed = 1;
+	w->elements = 1;
+	w->max_depth = lim->max_depth < MP_STACK ? lim->max_depth : MP_STACK;
+	w->max_elements = lim->max_elements;
+}
+
+int64_t mp_walk(
+	struct mp_walk *w, const void *buf, size_t len, uint64_t max_len)
 {
 	const uint8_t *p = buf;
-	struct walk w = {.owed = 1, .elements = 1};
-	uint64_t pos = 0;
 
-	w.max_depth = lim->max_depth < MP_STACK ? lim->max_depth : MP_STACK;
-	w.max_elements = lim->max_elements;
 	if (max_len > INT64_MAX)
 		max_len = INT64_MAX;
-	if (!w.max_elements)
+	if (!w->max_elements)
 		return -EBADMSG;
-	while (w.owed) {
+	while (w->owed) {
+		uint64_t pos = w->pos;
 		struct head h;
 		int rc;
 
-		if (w.owed > max_len || pos > max_len - w.owed)
+		if (w->owed > max_len || pos > max_len - w->owed)
 			return -E2BIG;
 		if (pos >= len)
 			return 0;
@@ -165,15 +160,24 @@ int64_t mp_check(const void *buf, size_t len, uint64_t max_len,
 		if (h.len_bytes > len - pos)
 			return h.len_bytes > max_len - pos ? -E2BIG : 0;
 		head_length(&h, p + pos);
-		rc = walk_head(&w, &h);
+		rc = walk_head(w, &h);
 		if (rc)
 			return rc;
-		pos += h.len_bytes + h.body;
-		walk_close(&w, h.items);
+		w->pos = pos + h.len_bytes + h.body;
+		walk_close(w, h.items);
 	}
-	if (pos > max_len)
+	if (w->pos > max_len)
 		return -E2BIG;
-	return pos > len ? 0 : (int64_t)pos;
+	return w->pos > len ? 0 : (int64_t)w->pos;
+}
+
+int64_t mp_check(const void *buf, size_t len, uint64_t max_len,
+	const struct mp_limits *lim)
+{
+	struct mp_walk w;
+
+	mp_walk_init(&w, lim);
+	return mp_walk(&w, buf, len, max_len);
 }
 
 int mp_unpack(const void *buf, size_t len, const struct mp_limits *lim,

@@ -30,6 +30,28 @@ extern const struct mp_limits mp_default_limits;
 int64_t mp_check(const void *buf, size_t len, uint64_t max_len,
 	const struct mp_limits *lim) MUST_USE;
 
+/* msgpack-c's parser has a fixed stack of 32 containers. */
+#define MP_STACK 32
+
+/*
+ * The same for an object that arrives in pieces, without looking at any byte
+ * twice. Call mp_walk() again when more bytes have been added to buf; .pos is
+ * where the next value begins and may lie behind the bytes that are there.
+ * Whoever does not keep the bytes drops n <= min(len, .pos) of them from the
+ * front and takes n from .pos.
+ */
+struct mp_walk {
+	uint64_t left[MP_STACK]; /* children to come, per open container */
+	uint32_t depth, max_depth;
+	uint64_t owed;     /* values to come; 0: all heads were seen */
+	uint64_t elements; /* values so far, promised ones included */
+	uint64_t max_elements;
+	uint64_t pos;
+};
+void mp_walk_init(struct mp_walk *w, const struct mp_limits *lim);
+int64_t mp_walk(struct mp_walk *w, const void *buf, size_t len,
+	uint64_t max_len) MUST_USE;
+
 /* Unpack one object that fills buf exactly, after mp_check(). The zone in
  * *out owns the result (msgpack_unpacked_destroy()); bin and str values point
  * into buf, which must outlive it. */
