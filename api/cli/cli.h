@@ -1,0 +1,183 @@
+/*
+ * The `thaw` command line: what its commands share.
+ *
+ * A command is one row of the table in main.c: its options are a table too,
+ * from which both the parser and the help text are made. Option values land in
+ * a struct of the command's own, at the offsets the table names.
+ */
+#ifndef THAW_API_CLI_CLI_H
+#define THAW_API_CLI_CLI_H
+
+#include "api/thaw.h"
+#include "api/version.h"
+#include "core/mp.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+/* Exit codes: a contract with scripts. */
+enum {
+	EXIT_DONE,
+	EXIT_FAILED,
+	EXIT_USAGE,
+	EXIT_NOT_FOUND,
+	EXIT_HOST,   /* no KVM, no permission */
+	EXIT_CORRUPT /* the file or the guest lied */
+};
+
+enum opt_type {
+	OPT_FLAG,  /* bool */
+	OPT_STR,   /* const char * */
+	OPT_U64,   /* uint64_t */
+	OPT_SIZE,  /* uint64_t, "128M" */
+	OPT_MS,    /* uint64_t milliseconds, given in seconds: "1.5" */
+	OPT_LABEL, /* struct opt_labels: may be repeated */
+	OPT_LATER  /* a planned option that this version refuses */
+};
+
+#define OPT_MAX_LABELS 16
+struct opt_labels {
+	const char *at[OPT_MAX_LABELS]; /* "key=value" */
+	unsigned n;
+};
+
+struct opt {
+	const char *name; /* without "--"; NULL ends the table */
+	char letter;      /* 0: none */
+	uint8_t type;     /* enum opt_type */
+	const char *arg;  /* metavariable, NULL for flags */
+	size_t off;       /* into the command's values */
+	const char *help;
+};
+
+/* Rows for OPT_LATER: known by name, refused by name. */
+#define OPT_NOT_YET(opt_name)                                                  \
+	{                                                                      \
+		opt_name, 0, OPT_LATER, NULL, 0, NULL                          \
+	}
+#define OPT_END                                                                \
+	{                                                                      \
+		NULL, 0, 0, NULL, 0, NULL                                      \
+	}
+
+#define CMD_DAEMON 1u /* has --socket, is connected before it runs */
+#define CMD_JSON   2u /* has --json */
+#define CMD_LATER  4u /* a planned command that this version refuses */
+#define CMD_SOCKET 8u /* has --socket, connects by itself */
+
+#define CLI_MAX_ARGS 256
+
+struct cli {
+	const struct command *cmd;
+	const char *socket; /* --socket, or NULL */
+	bool json;
+	const char *arg[CLI_MAX_ARGS];
+	unsigned nargs;
+	struct thaw *t; /* owned; CMD_DAEMON: connected */
+	FILE *out;      /* borrowed: stdout */
+};
+
+struct command {
+	const char *name; /* "clone" or "template create" */
+	const char *args; /* positional arguments in the synopsis, or "" */
+	const char *summary;
+	const char *details; /* more paragraphs for --help, or NULL */
+	const struct opt *opts;
+	size_t values_size;
+	uint8_t min_args, max_args;
+	unsigned flags;
+	int (*run)(struct cli *c, void *values);
+};
+
+/* opt.c. Returns EXIT_DONE, or the exit code after a message. *help is set
+ * when --help was given. */
+int opt_parse(struct cli *c, int argc, char **argv, void *values, bool *help);
+void opt_help(const struct command *cmd, FILE *f);
+
+/* cli.c */
+/* "thaw: clone: text" on stderr; returns exit_code. */
+int cli_fail(const struct cli *c, int exit_code, const char *fmt, ...)
+	PRINTF(3, 4);
+/* The daemon's or the library's error; the code decides the exit code. */
+int cli_error(const struct cli *c, const struct thaw_error *e);
+int cli_exit_of(const struct thaw_error *e);
+/* Connect, starting a private daemon if need be. */
+int cli_connect(struct cli *c);
+/* Send the request under construction and wait; shows what and the seconds on
+ * a terminal when it takes long. Returns an exit code, after a message. */
+int cli_call(struct cli *c, const char *what, struct thaw_result *r);
+/* thaw_request() with a single string parameter (or none: key NULL). */
+int cli_call1(struct cli *c, const char *method, const char *key,
+	const char *value, struct thaw_result *r);
+/* Absolute path of a file named by the user. -ENAMETOOLONG. */
+int cli_abspath(const char *path, char *out, size_t size) MUST_USE;
+
+/* daemon.c: start thawd for the socket; *t is connected on EXIT_DONE. extra:
+ * more arguments, NULL-terminated, or NULL. *pid: its process. */
+int daemon_start(const struct cli *c, const char *socket,
+	const char *const *extra, struct thaw **t, pid_t *pid);
+/* The directory of the running executable, "" when unknown. */
+void daemon_bindir(char *out, size_t size);
+
+/* json.c */
+json_t *json_of(const msgpack_object *o); /* new reference or NULL */
+int json_pack_value(msgpack_packer *p, const json_t *j) MUST_USE;
+int json_print(const struct cli *c, const msgpack_object *o);
+
+/* out.c: text for people */
+const char *fmt_size(uint64_t bytes, char buf[16]);
+const char *fmt_us(double us, char buf[16]);
+const char *fmt_age(uint64_t ms, char buf[16]);
+/* A result's string, "-" when absent; cut to the buffer. */
+#define TEXT_MAX 256
+const char *get_text(
+	const msgpack_object *map, const char *key, char buf[TEXT_MAX]);
+/* Control characters of untrusted text become dots. */
+void clean_text(char *s);
+/* Print a map as "key  value" lines, nested maps indented. */
+void print_map(FILE *f, const msgpack_object *map, int indent);
+
+/* config.c: the options that make a machine's configuration, and its map. */
+struct config_opts {
+	const char *config; /* JSON file */
+	const char *kernel, *cmdline;
+	uint64_t mem, cpus, cid;
+	struct opt_labels labels;
+};
+/* clang-format off */
+#define CONFIG_OPTS(T, m) \
+	{"config", 0, OPT_STR, "FILE", offsetof(T, m.config), \
+		"JSON file with the machine's configuration"}, \
+	{"kernel", 0, OPT_STR, "FILE", offsetof(T, m.kernel), \
+		"kernel image, or builtin (default)"}, \
+	{"cmdline", 0, OPT_STR, "TEXT", offsetof(T, m.cmdline), \
+		"added to the kernel's command line"}, \
+	{"mem", 'm', OPT_SIZE, "SIZE", offsetof(T, m.mem), \
+		"guest memory, default 128M"}, \
+	{"cpus", 0, OPT_U64, "N", offsetof(T, m.cpus), \
+		"virtual CPUs, default 1"}, \
+	{"cid", 0, OPT_U64, "N", offsetof(T, m.cid), \
+		"vsock context id of the guest"}, \
+	{"label", 0, OPT_LABEL, "KEY=VALUE", offsetof(T, m.labels), \
+		"a label, may be repeated"}, \
+	OPT_NOT_YET("initrd"), OPT_NOT_YET("disk"), OPT_NOT_YET("net")
+/* clang-format on */
+/* New reference in *out; guest: the positional GUEST or NULL. */
+int config_build(struct cli *c, const struct config_opts *o, const char *guest,
+	json_t **out);
+/* Pack key "ready" from the text of --ready. */
+void config_pack_ready(msgpack_packer *p, const char *ready);
+
+/* The commands: one per file or family. */
+int cmd_run(struct cli *c, void *values);
+extern const struct command run_command;
+extern const struct command template_commands[4];
+extern const struct command clone_command, invoke_command;
+extern const struct command machine_commands[6];
+extern const struct command snapshot_command, restore_command;
+extern const struct command inspect_command, verify_command;
+extern const struct command metrics_command, events_command, info_command;
+extern const struct command doctor_command;
+extern const struct command bench_command; /* bench/bench.c */
+
+#endif
