@@ -32,8 +32,8 @@ static const struct opt clone_opts[] = {
 static int pack_overrides(
 	struct cli *c, msgpack_packer *p, const struct clone_values *v)
 {
-	uint32_t n = (v->name != NULL) + (uint32_t)(v->hostname != NULL) +
-		     (v->cid != 0) + (v->vsock != NULL);
+	uint32_t n = (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
+				(v->cid != 0) + (v->vsock != NULL));
 	char path[4096];
 
 	mp_str(p, "overrides");
@@ -56,7 +56,7 @@ static int pack_clone(struct cli *c, const struct clone_values *v)
 {
 	bool over = v->name || v->hostname || v->cid || v->vsock;
 	msgpack_packer *p = thaw_request(
-		c->t, "clone", 3 + (uint32_t)over + (v->timeout_ms != 0));
+		c->t, "clone", (uint32_t)(3 + over + (v->timeout_ms != 0)));
 	const char *mode = "any";
 
 	if (v->pooled)

@@ -106,7 +106,7 @@ static int call(struct cli *c, const struct invoke_values *v,
 	const struct payload *p, struct thaw_result *r, struct thaw_error *e)
 {
 	const char *mode = mode_of(v);
-	uint32_t n = 2 + (v->timeout_ms != 0) + (uint32_t)(mode != NULL);
+	uint32_t n = (uint32_t)(2 + (v->timeout_ms != 0) + (mode != NULL));
 	msgpack_packer *pk = thaw_request(c->t, "invoke", n);
 	int rc;
 
@@ -158,7 +158,7 @@ static int run_invoke(struct cli *c, void *values)
 	struct payload p = {0};
 	struct thaw_error e;
 	const void *data;
-	size_t len;
+	size_t len = 0;
 	int rc;
 
 	if (v->pooled && v->fresh)

@@ -48,18 +48,16 @@ static void on_event(
 	if (strcmp(method, "event") != 0 || !type ||
 		!mp_str_eq(type, "machine.ended"))
 		return;
-	/* Before the id is known every end may be ours: machine.show decides.
-	 */
-	if (!r->id[0] || (!thaw_get_str(params, "id", id, sizeof(id)) &&
-				 strcmp(id, r->id) == 0))
+	if (!thaw_get_str(params, "id", id, sizeof(id)) &&
+		strcmp(id, r->id) == 0)
 		r->ended = true;
 }
 
 static void pack_machine(struct run *r, const struct run_values *v,
 	const json_t *cfg, const char *vsock, int console)
 {
-	uint32_t n = 3 + (v->name != NULL) + (uint32_t)(v->hostname != NULL) +
-		     (v->vsock != NULL);
+	uint32_t n = (uint32_t)(3 + (v->name != NULL) + (v->hostname != NULL) +
+				(v->vsock != NULL));
 	msgpack_packer *p = thaw_request(r->c->t, "machine.create", n);
 
 	mp_str(p, "config");
@@ -97,6 +95,20 @@ static int create(struct run *r, const struct run_values *v, const json_t *cfg)
 	(void)close(pipes[1]);
 	if (!rc && thaw_get_str(res.value, "id", r->id, sizeof(r->id)))
 		rc = cli_fail(r->c, EXIT_FAILED, "the answer has no id");
+	thaw_result_free(&res);
+	return rc;
+}
+
+/* An end before the id was known was not recognised as ours. */
+static int look_ended(struct run *r)
+{
+	const msgpack_object *state;
+	struct thaw_result res;
+	int rc = cli_call1(r->c, "machine.show", "id", r->id, &res);
+
+	state = thaw_get(res.value, "state");
+	if (state && mp_str_eq(state, "ended"))
+		r->ended = true;
 	thaw_result_free(&res);
 	return rc;
 }
@@ -205,14 +217,10 @@ static int loop(struct run *r, struct term *term)
 			continue;
 		if (p[0].revents)
 			console = take_console(r);
-		if (!rc && p[1].revents && !r->ended)
+		if (p[1].revents)
 			rc = take_answers(r);
-		else if (p[1].revents)
-			r->stdin_open = false;
 		if (!rc && p[2].revents)
 			rc = take_input(r, term->raw);
-		if (!console && !r->ended && p[1].revents == 0)
-			console = false;
 	}
 	return rc;
 }
@@ -263,6 +271,8 @@ int cmd_run(struct cli *c, void *values)
 	thaw_on_notify(c->t, on_event, &r);
 	rc = create(&r, v, cfg);
 	json_decref(cfg);
+	if (!rc)
+		rc = look_ended(&r);
 	if (!rc) {
 		term_open(&term);
 		rc = loop(&r, &term);

@@ -33,7 +33,7 @@ static void pack_limits(msgpack_packer *p, const struct create_values *v)
 {
 	mp_str(p, "limits");
 	(void)msgpack_pack_map(
-		p, (v->max_clones != 0) + (unsigned)(v->invoke_ms != 0));
+		p, (unsigned)((v->max_clones != 0) + (v->invoke_ms != 0)));
 	if (v->max_clones)
 		mp_key_u64(p, "max_clones", v->max_clones);
 	if (v->invoke_ms)
@@ -44,8 +44,8 @@ static int pack_create(struct cli *c, const struct create_values *v,
 	const json_t *cfg, const char *snapshot)
 {
 	bool limits = v->max_clones || v->invoke_ms;
-	uint32_t n = 2 + (v->pool != 0) + (v->ready != NULL) +
-		     (v->timeout_ms != 0) + (uint32_t)limits;
+	uint32_t n = (uint32_t)(2 + (v->pool != 0) + (v->ready != NULL) +
+				(v->timeout_ms != 0) + limits);
 	msgpack_packer *p = thaw_request(c->t, "template.create", n);
 
 	mp_key_str(p, "name", c->arg[0]);
