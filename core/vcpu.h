@@ -26,8 +26,10 @@ struct vcpu {
 	bool want_pause, paused, want_exit;
 	uint64_t door_seen; /* door_seq when the guest last woke */
 	/* The vCPU thread's own until it has paused. */
-	bool io_pending; /* KVM_RUN must complete an access first */
-	bool ended;      /* never enter KVM_RUN again */
+	bool door_waiting;   /* the guest sleeps at the door */
+	uint64_t door_until; /* now_ns() scale; 0: no limit */
+	bool io_pending;     /* KVM_RUN must complete an access first */
+	bool ended;          /* never enter KVM_RUN again */
 };
 
 /* Memory only; for struct machine_init(). */
@@ -40,14 +42,14 @@ void vcpu_resume(struct vcpu *v);
 void vcpu_ask_pause(struct vcpu *v);
 int vcpu_wait_paused(struct vcpu *v, uint64_t deadline_ns) MUST_USE;
 
-/* vCPU thread, called from the exit switch (vcpu.c): */
+/* Once per process, before the first vcpu_realize(). */
+int vcpu_signals_init(struct err *e) MUST_USE;
 
-/* An access to the door's ports (door.c). */
+/* door.c, for the vCPU thread: an access to its ports; and with m->lock held
+ * and v->door_waiting: may the guest go on; it does. */
 void door_io(struct vcpu *v, uint16_t off, uint32_t len, uint32_t value);
-/* m->lock held: report paused, wait for resume or exit. */
-void vcpu_paused_locked(struct vcpu *v);
-/* Finish the access that KVM has begun; -errno or 0. */
-int vcpu_complete_io(struct vcpu *v);
+bool door_is_open(const struct vcpu *v);
+void door_leave(struct vcpu *v);
 
 /* arch: KVM <-> vcpu.s, in the documented order; legal while paused. */
 int vcpu_state_get(struct vcpu *v, struct err *e) MUST_USE;

@@ -1,0 +1,30 @@
+/*
+ * What the machine asks of the processor architecture (core/arch/x86/).
+ * Loop thread unless said otherwise.
+ */
+#ifndef THAW_CORE_ARCH_H
+#define THAW_CORE_ARCH_H
+
+#include "core/machine.h"
+#include "core/vcpu.h"
+
+/* Right after KVM_CREATE_VM: what must be there before slots and vCPUs. */
+int arch_vm_init(struct machine *m, struct err *e) MUST_USE;
+/* m->saved <-> KVM. */
+int arch_vm_get(struct machine *m, struct err *e) MUST_USE;
+int arch_vm_set(struct machine *m, struct err *e) MUST_USE;
+/* The guest's clock, the counter and its rate, for the identity page. */
+void arch_time_now(struct machine *m, struct ident *id);
+
+/* Load the kernel and fill cpu[]->s. */
+int arch_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
+
+/* vCPU thread: an exit that only this architecture has. False: not known. */
+bool arch_vcpu_exit(struct vcpu *v);
+
+/* Bytes of struct vcpu_state. */
+struct vcpu_state *arch_vcpu_state_create(void);
+/* Where the guest stands, for messages. False: not to be had. */
+bool arch_vcpu_pc(struct vcpu *v, uint64_t *pc);
+
+#endif
