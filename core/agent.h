@@ -16,8 +16,8 @@ struct agent;
 /* status 0: result is the answer (valid during the call only). Else a negative
  * errno with e set: -ETIMEDOUT, -ECONNREFUSED, -ECONNRESET, -EBADMSG, or
  * -EREMOTEIO when the agent itself answered with an error. */
-typedef void agent_done_fn(void *arg, int status,
-	const msgpack_object *result, const struct err *e);
+typedef void agent_done_fn(void *arg, int status, const msgpack_object *result,
+	const struct err *e);
 
 struct agent *agent_create(struct machine *m);
 /* Pending calls are dropped without a callback. */

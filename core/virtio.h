@@ -38,14 +38,15 @@ extern const struct st_desc virtio_state_desc;
 
 struct virtio_dev;
 
-/* All on the loop thread with the device's lock held, but config_read and
- * reset, which run on a vCPU thread with the lock held. */
+/* queue_ready runs on the loop thread without the lock. The others run with
+ * the lock held, on a vCPU thread: they may not wait, call out or touch what
+ * belongs to the loop thread. */
 struct virtio_ops {
 	uint32_t device_id; /* virtio 1.2 section 5 */
 	uint32_t nqueues;
 	uint64_t features; /* offered, VIRTIO_F_VERSION_1 included */
-	void (*config_read)(struct virtio_dev *vd, uint64_t off, void *data,
-		uint32_t len);
+	void (*config_read)(
+		struct virtio_dev *vd, uint64_t off, void *data, uint32_t len);
 	void (*config_write)(struct virtio_dev *vd, uint64_t off,
 		const void *data, uint32_t len);
 	void (*activate)(struct virtio_dev *vd); /* DRIVER_OK was set */
@@ -53,32 +54,70 @@ struct virtio_ops {
 	void (*queue_ready)(struct virtio_dev *vd, uint32_t q); /* notified */
 };
 
+/* Device status bits (2.1). */
+#define VIRTIO_S_ACKNOWLEDGE 1u
+#define VIRTIO_S_DRIVER      2u
+#define VIRTIO_S_DRIVER_OK   4u
+#define VIRTIO_S_FEATURES_OK 8u
+#define VIRTIO_S_NEEDS_RESET 64u
+#define VIRTIO_S_FAILED      128u
+
+#define VIRTIO_F_VERSION_1 (1ULL << 32) /* 6 */
+
+/* Interrupt status bits (4.2.2). */
+#define VIRTIO_ISR_USED   1u
+#define VIRTIO_ISR_CONFIG 2u
+
 struct virtio_dev {
 	struct device dev;
 	const struct virtio_ops *vops;
 	struct virtio_state *s; /* borrowed from the device's saved struct */
 	uint32_t slot;          /* virtio-mmio window number */
-	pthread_mutex_t lock;
-	int irq_fd;             /* owned */
-	int kick_fd[VIRTIO_MAX_QUEUES]; /* owned ioeventfds */
-	bool no_notify;         /* the guest uses the door */
+	pthread_mutex_t lock;   /* guards *s, the rings, no_notify */
+	int irq_fd;             /* owned; -1 before realize */
+	int kick_fd[VIRTIO_MAX_QUEUES]; /* owned ioeventfds; -1 before */
+	bool no_notify;                 /* the guest uses the door */
+	uint32_t nbroken; /* how often; log lines are limited by it */
 };
 
-/* Transport side, called by the device's own create/realize/destroy. */
+/*
+ * Transport side, called by the device's own create/realize/destroy. The
+ * transport's kick fds use the numbers 0 .. nqueues - 1 of machine_watch().
+ */
 void virtio_mmio_init(struct virtio_dev *vd, const struct virtio_ops *ops,
 	struct virtio_state *s, uint32_t slot);
 int virtio_mmio_realize(struct virtio_dev *vd, struct err *e) MUST_USE;
 void virtio_mmio_fini(struct virtio_dev *vd);
 void virtio_mmio_io(struct virtio_dev *vd, uint64_t off, void *data,
 	uint32_t len, bool write);
-/* Used buffers were published: interrupt (unless suppressed) and door. */
-void virtio_notify_used(struct virtio_dev *vd, uint32_t q);
-/* The driver broke the rules: NEEDS_RESET, config interrupt, queues stop. */
+
+/* A kick fd is ready: drains it, calls queue_ready. */
+void virtio_event(struct virtio_dev *vd, uint32_t q);
+/* Make queue_ready(q) run again soon, from any thread. */
+void virtio_rerun(struct virtio_dev *vd, uint32_t q);
+/* The guest came to the door: from now on its rings say NO_NOTIFY. */
+void virtio_door(struct virtio_dev *vd);
+/* Raise again what was pending when the machine was saved. */
+void virtio_resumed(struct virtio_dev *vd);
+
+/* Used buffers were published on these queues (bit q: queue q): interrupt,
+ * unless suppressed, and door. Once per pass, without the lock. */
+void virtio_notify_used(struct virtio_dev *vd, uint32_t queues);
+/* The configuration changed. Without the lock. */
+void virtio_notify_config(struct virtio_dev *vd);
+/* The driver broke the rules: NEEDS_RESET, config interrupt, queues stop until
+ * the driver resets the device. With the lock held. */
 void virtio_broken(struct virtio_dev *vd, const char *why);
 
-/* Split virtqueue (2.7). One descriptor chain, copied out of guest memory and
- * checked: at most VIRTQ_MAX_SIZE segments inside guest memory, device-
- * readable ones first. */
+/* DRIVER_OK, and neither broken nor FAILED. With the lock held. */
+bool virtio_live(const struct virtio_dev *vd);
+/* The queue can be used: live and ready. With the lock held. */
+bool virtio_queue_live(const struct virtio_dev *vd, uint32_t q);
+
+/* Split virtqueue (2.7), all with the lock held. One descriptor chain, copied
+ * out of guest memory and checked: at most VIRTQ_MAX_SIZE segments inside guest
+ * memory, device-readable ones first. The bytes that seg[].p points to can
+ * still change at any time. */
 struct virtq_seg {
 	void *p; /* borrowed from guest memory */
 	uint32_t len;
@@ -90,19 +129,29 @@ struct virtq_chain {
 	struct virtq_seg seg[VIRTQ_MAX_SIZE]; /* nread readable, then nwrite */
 };
 
-/* 1: a chain was taken; 0: none; -EBADMSG: the ring is broken (the caller
- * calls virtio_broken()). */
-int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
-	MUST_USE;
+/* Size, alignment and place in guest memory of a queue's three parts. */
+bool virtq_valid(const struct mem *m, const struct virtq_state *vs);
+
+/* 1: a chain was taken; 0: none, or the queue does not run; -EBADMSG: the ring
+ * is broken (the caller calls virtio_broken()). */
+int virtq_pop(
+	struct virtio_dev *vd, uint32_t q, struct virtq_chain *c) MUST_USE;
 /* Put the last popped chain back (nothing was done with it). */
 void virtq_unpop(struct virtio_dev *vd, uint32_t q);
-/* Publish a chain as used with this many bytes written. */
-int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head, uint32_t len)
-	MUST_USE;
-/* Copy between chain segments and a buffer; returns bytes copied. */
-size_t virtq_chain_read(const struct virtq_chain *c, size_t off, void *dst,
-	size_t len);
-size_t virtq_chain_write(const struct virtq_chain *c, size_t off,
-	const void *src, size_t len);
+/* Publish a chain as used with this many bytes written; a queue that does not
+ * run any more is no error. */
+int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head,
+	uint32_t len) MUST_USE;
+/* Does the driver want to be woken for this queue (2.7.7)? */
+bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q);
+/* Set or clear VIRTQ_USED_F_NO_NOTIFY (2.7.10). */
+void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on);
+
+/* Copy between the readable (read) or writable (write) part of a chain and a
+ * buffer, from a byte offset in that part; returns bytes copied. */
+size_t virtq_chain_read(
+	const struct virtq_chain *c, size_t off, void *dst, size_t len);
+size_t virtq_chain_write(
+	const struct virtq_chain *c, size_t off, const void *src, size_t len);
 
 #endif
