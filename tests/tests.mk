@@ -1,0 +1,56 @@
+# Tests: every test_*.c is an executable, every tests/e2e/test_* a script, and
+# tests/run.sh runs them all. Folders: unit (no KVM), kvm, e2e, fuzz.
+
+TEST_LIBS = $(BUILD)/libthaw.a $(BASE_LIB)
+
+UNIT_BIN := $(call obj,$(wildcard tests/unit/test_*.c))
+UNIT_BIN := $(UNIT_BIN:.o=)
+KVM_BIN := $(call obj,$(wildcard tests/kvm/test_*.c))
+KVM_BIN := $(KVM_BIN:.o=)
+FUZZ_BIN := $(call obj,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_BIN := $(FUZZ_BIN:.o=)
+E2E := $(sort $(wildcard tests/e2e/test_*.sh tests/e2e/test_*.py))
+
+# Files beside the tests that are not tests are helpers for all of them.
+UNIT_HELP := $(call obj,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
+KVM_HELP := $(call obj,$(filter-out $(wildcard tests/kvm/test_*.c),$(wildcard tests/kvm/*.c)))
+FUZZ_MAIN := $(BUILD)/tests/fuzz/replay.o
+
+# More objects of a test, such as those of a program: EXTRA_<test> := api/cli/opt.c
+EXTRA_test_cli_opt := api/cli/opt.c
+EXTRA_test_jail := api/machine/jail.c
+
+.SECONDEXPANSION:
+$(UNIT_BIN): %: %.o $(UNIT_HELP) $$(call obj,$$(EXTRA_$$(@F))) $(TEST_LIBS)
+$(KVM_BIN): %: %.o $(KVM_HELP) $$(call obj,$$(EXTRA_$$(@F))) $(TEST_LIBS)
+$(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $(TEST_LIBS)
+$(FUZZ_BIN): TEST_LDFLAGS += $(if $(FUZZ),-fsanitize=fuzzer)
+$(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
+	$(call say,LD)
+	$(Q)$(CC) $(TEST_LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+
+SAN_BUILD := build-address-undefined
+SAN_UNIT = $(patsubst $(BUILD)/%,$(SAN_BUILD)/%,$(UNIT_BIN) $(FUZZ_BIN))
+
+.PHONY: tests unit-tests check check-unit check-san fuzz
+unit-tests: $(UNIT_BIN) $(FUZZ_BIN)
+tests: all unit-tests $(KVM_BIN) ## build the tests
+
+check: deps ## all tests, the unit tests also with ASan and UBSan
+	@$(MAKE_HERE) tests
+	@$(MAKE_HERE) SAN=address,undefined unit-tests
+	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(KVM_BIN) $(E2E)
+
+check-unit: ## only the unit tests
+	@$(MAKE_HERE) unit-tests
+	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN)
+
+check-san: ## unit tests of a sanitizer build: SAN=thread
+	@$(MAKE_HERE) unit-tests
+	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN)
+
+fuzz: ## build the fuzzers with libFuzzer, in build-fuzz
+	@$(MAKE_HERE) CC=clang SAN=address,undefined FUZZ=1 BUILD=build-fuzz fuzzers
+.PHONY: fuzzers
+fuzzers: $(FUZZ_BIN)
+	@printf 'run: %s tests/fuzz/corpus/NAME\n' $(FUZZ_BIN)
