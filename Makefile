@@ -1,64 +1,90 @@
 # thaw: see README.md. "make help" lists the targets.
+#
+#   V=1                    show commands
+#   CC=clang               the other supported compiler
+#   SAN=address,undefined  sanitizers, in a build directory of its own
+#   SAN=thread
+#   WERROR=                do not stop at warnings
 
 SHELL := /bin/bash
-CC ?= gcc
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-
-# SAN=address,undefined or SAN=thread: a sanitizer build in its own directory.
+comma := ,
 SAN ?=
 BUILD := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))
-comma := ,
-BUILD := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 include .ci/flags.mk
 
 CORE_SRC := $(wildcard core/*.c core/arch/x86/*.c core/devices/*.c)
-SNAP_SRC := $(wildcard snapshot/*.c)
 UFFD_SRC := $(wildcard uffd/*.c)
-# api/: rpc and libthaw are shared, the rest belongs to one executable each.
-API_SRC  := $(wildcard api/*.c)
-LIBTHAW_SRC := $(wildcard api/client/*.c)
-THAWD_SRC   := $(wildcard api/daemon/*.c)
+SNAP_SRC := $(wildcard snapshot/*.c)
+# api/ itself is shared; its folders belong to one program each.
+API_SRC := $(wildcard api/*.c)
+THAWD_SRC := $(wildcard api/daemon/*.c)
 MACHINE_SRC := $(wildcard api/machine/*.c)
-CLI_SRC     := $(wildcard api/cli/*.c) $(wildcard bench/*.c)
+CLI_SRC := $(wildcard api/cli/*.c) $(wildcard bench/*.c)
+# libthaw must stand alone: the client and what it uses of core.
+LIBTHAW_SRC := $(wildcard api/client/*.c) core/mp.c core/err.c core/util.c
+ALL_SRC := $(sort $(CORE_SRC) $(UFFD_SRC) $(SNAP_SRC) $(API_SRC) $(THAWD_SRC) \
+	$(MACHINE_SRC) $(CLI_SRC) $(LIBTHAW_SRC))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
+pic = $(patsubst %.c,$(BUILD)/pic/%.o,$(1))
 
-BASE_OBJ := $(call obj,$(CORE_SRC) $(SNAP_SRC) $(UFFD_SRC) $(API_SRC))
 BASE_LIB := $(BUILD)/libbase.a
-BASE_OBJ += $(BUILD)/guest.o
+BASE_OBJ := $(call obj,$(CORE_SRC) $(UFFD_SRC) $(SNAP_SRC) $(API_SRC)) \
+	$(BUILD)/guest.o
 PROGRAMS := $(BUILD)/thaw $(BUILD)/thawd $(BUILD)/thaw-machine
+LIBRARIES := $(BUILD)/libthaw.a $(BUILD)/libthaw.so
+
+ifeq ($(V),)
+Q := @
+say = @printf '  %-5s %s\n' $(1) $@
+endif
 
 .PHONY: all
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(LIBRARIES) ## build everything (the default)
 
 $(BUILD)/%.o: %.c
+	$(call say,CC)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/pic/%.o: %.c
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(PIC_CFLAGS) -MMD -MP -c $< -o $@
 
 $(BASE_LIB): $(BASE_OBJ)
+	$(call say,AR)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
-$(BUILD)/libthaw.a: $(call obj,$(LIBTHAW_SRC))
+# One object whose internal names are local: they must not meet the names of
+# whoever links the library.
+$(BUILD)/libthaw.a: $(call pic,$(LIBTHAW_SRC))
+	$(call say,AR)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(LD) -r $^ -o $(BUILD)/libthaw.o
+	$(Q)$(OBJCOPY) --localize-hidden $(BUILD)/libthaw.o
+	$(Q)$(AR) rcs $@ $(BUILD)/libthaw.o
+
+$(BUILD)/libthaw.so: $(call pic,$(LIBTHAW_SRC))
+	$(call say,LD)
+	$(Q)$(CC) -shared $(SO_LDFLAGS) $^ -lmsgpackc -o $@
 
 $(BUILD)/thawd: $(call obj,$(THAWD_SRC)) $(BASE_LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/thaw-machine: $(call obj,$(MACHINE_SRC)) $(BASE_LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/thaw: $(call obj,$(CLI_SRC)) $(BUILD)/libthaw.a $(BASE_LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(PROGRAMS):
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 include core/guest/guest.mk
 include tests/tests.mk
--include .ci/targets.mk
-
-.PHONY: clean
-clean:
-	rm -rf build build-*
+include .ci/targets.mk
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

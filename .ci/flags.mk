@@ -1,4 +1,5 @@
-# Compiler flags of everything that runs on the host.
+# Compiler and linker flags of everything that runs on the host.
+
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion \
 	-Wcast-qual -Wcast-align -Wpointer-arith -Wstrict-prototypes \
 	-Wmissing-prototypes -Wwrite-strings -Wvla -Walloca -Wundef \
@@ -14,15 +15,31 @@ endif
 WERROR ?= -Werror
 
 CPPFLAGS := -I. -D_GNU_SOURCE
-# Static: the executables run in a test machine and in a jail as they are.
+BASE_CFLAGS := -std=gnu17 -g $(WARN) $(WERROR) -pthread
+HARDEN := -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong \
+	-fstack-clash-protection -fcf-protection
+HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack
+
 ifeq ($(SAN),)
-CPPFLAGS += -D_FORTIFY_SOURCE=2
-CFLAGS := -std=gnu17 -O2 -g -fPIE -fstack-protector-strong \
-	-fstack-clash-protection -fcf-protection $(WARN) $(WERROR) -pthread
-LDFLAGS := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack -pthread
+MODE := $(HARDEN)
+# Static: the programs run in a test machine and in a jail as they are.
+LDFLAGS := -static-pie $(HARDEN_LD) -pthread
+TEST_LDFLAGS := -pie $(HARDEN_LD) -pthread
 else
-CFLAGS := -std=gnu17 -O1 -g -fno-omit-frame-pointer -fPIE \
-	-fsanitize=$(SAN) -fno-sanitize-recover=all $(WARN) $(WERROR) -pthread
+# gcc's value tracking sees null pointers behind the instrumentation.
+MODE := -O1 -fno-omit-frame-pointer -fsanitize=$(SAN) \
+	-fno-sanitize-recover=all $(if $(filter 0,$(IS_CLANG)),-Wno-null-dereference)
 LDFLAGS := -pie -fsanitize=$(SAN) -pthread
+TEST_LDFLAGS := $(LDFLAGS)
 endif
+# Set by "make fuzz": coverage for libFuzzer everywhere.
+ifneq ($(FUZZ),)
+MODE += -fsanitize=fuzzer-no-link
+endif
+
+CFLAGS := $(BASE_CFLAGS) $(MODE) -fPIE
+PIC_CFLAGS := $(BASE_CFLAGS) $(MODE) -fPIC -fvisibility=hidden
+SO_LDFLAGS := $(if $(SAN),-fsanitize=$(SAN)) $(HARDEN_LD) -pthread \
+	-Wl,-soname,libthaw.so.0
 LDLIBS := -lmsgpackc -lseccomp -lxxhash -lzstd -luring -ljansson
+OBJCOPY ?= objcopy

@@ -1,0 +1,75 @@
+#!/bin/bash
+# Installs what is missing on a Debian 12: .ci/deps.sh build|check|lint ...
+# Says nothing and starts nothing when all is there.
+
+build="
+gcc:gcc
+objcopy:binutils
+sha256sum:coreutils
+/usr/include/stdio.h:libc6-dev
+/usr/include/linux/kvm.h:linux-libc-dev
+/usr/include/msgpack.h:libmsgpack-dev
+/usr/include/seccomp.h:libseccomp-dev
+/usr/include/xxhash.h:libxxhash-dev
+/usr/include/zstd.h:libzstd-dev
+/usr/include/liburing.h:liburing-dev
+/usr/include/jansson.h:libjansson-dev
+awk:mawk
+find:findutils
+setarch:util-linux
+"
+check="
+/usr/include/cmocka.h:libcmocka-dev
+python3:python3
+/usr/lib/python3/dist-packages/msgpack/__init__.py:python3-msgpack
+ps:procps
+"
+lint="
+clang:clang
+clang-format:clang-format
+clang-tidy:clang-tidy
+cppcheck:cppcheck
+shellcheck:shellcheck
+"
+
+missing=()
+for group; do
+	case $group in
+	build | check | lint) ;;
+	*)
+		echo "usage: .ci/deps.sh build|check|lint ..." >&2
+		exit 2
+		;;
+	esac
+	for row in ${!group}; do
+		what=${row%%:*}
+		case $what in
+		/*) [ -e "$what" ] ;;
+		*) command -v "$what" >/dev/null ;;
+		esac || missing+=("${row#*:}")
+	done
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "deps: missing (Debian names): ${missing[*]}" >&2
+	echo "deps: no apt-get here; install them by other means" >&2
+	exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "deps: missing: ${missing[*]}" >&2
+	echo "deps: run as root: apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+
+echo "deps: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+if ! apt-get -q update >"$log" 2>&1 ||
+	! apt-get -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends \
+		"${missing[@]}" >"$log" 2>&1 </dev/null; then
+	tail -n 20 "$log" >&2
+	echo "deps: apt-get failed" >&2
+	exit 1
+fi

@@ -1,0 +1,159 @@
+#!/bin/bash
+# Runs tests one after the other: tests/run.sh FILE...
+#
+# A test is an executable or a script. Exit 0 passed, 77 skipped (its last line
+# says why), else failed. When it prints TAP (as cmocka does here) its cases
+# are counted one by one. Each test runs in a process group and a temporary
+# directory of its own (TMPDIR, XDG_RUNTIME_DIR); processes it leaves behind
+# are killed and make it fail. "timeout: SECONDS" in the first ten lines of a
+# script changes the limit of TEST_TIMEOUT (120).
+#
+# Environment of a test: build directory at the front of PATH, THAW_BUILD.
+# The last line is "N passed, N failed, N skipped".
+
+cd "$(dirname "$0")/.." || exit 1
+set -m # a process group for every job
+
+build=$PWD/${BUILD:-build}
+logs=${TEST_LOGS:-$build/test-logs}
+limit=${TEST_TIMEOUT:-120}
+passed=0 failed=0 skipped=0
+pid= tmp=
+failures=()
+
+mkdir -p "$logs" || exit 1
+export THAW_BUILD=$build PATH=$build:$PATH CMOCKA_MESSAGE_OUTPUT=TAP
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0}
+export PYTHONDONTWRITEBYTECODE=1
+unset THAW_SOCKET
+
+group_alive() { kill -0 -- "-$pid" 2>/dev/null; }
+
+# Ends the process group of the running test; true when there was anything.
+group_end() {
+	local i
+	[ -n "$pid" ] || return 1
+	# A process that is on its way out gets a moment.
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		group_alive || return 1
+		[ "${1:-}" = now ] && break
+		sleep 0.1
+	done
+	kill -TERM -- "-$pid" 2>/dev/null
+	for i in 1 2 3 4 5; do
+		group_alive || return 0
+		sleep 0.1
+	done
+	kill -KILL -- "-$pid" 2>/dev/null
+	return 0
+}
+
+tmp_end() {
+	[ -z "$tmp" ] || rm -rf "$tmp"
+	tmp=
+}
+
+interrupted() {
+	trap '' INT TERM HUP
+	group_end now
+	tmp_end
+	echo
+	echo "interrupted"
+	echo "$passed passed, $((failed + 1)) failed, $skipped skipped"
+	exit 130
+}
+trap interrupted INT TERM HUP
+trap 'group_end now; tmp_end' EXIT
+
+# Counts TAP lines of a log into p, f and s; false when it has no plan.
+count_tap() {
+	local plan
+	plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$1" | head -n 1)
+	[ -n "$plan" ] || return 1
+	s=$(grep -cE '^(not )?ok .*# ?SKIP' "$1")
+	f=$(grep -E '^not ok' "$1" | grep -vcE '# ?SKIP')
+	p=$(grep -E '^ok' "$1" | grep -vcE '# ?SKIP')
+	# A plan that was not kept: it ended early without saying so.
+	[ $((p + f + s)) -ge "$plan" ] || f=$((f + 1))
+}
+
+run_one() {
+	local test=$1 name log rc start took t=$limit p=0 f=0 s=0 why= word=ok
+	local -a cmd
+	name=${test#"$PWD"/}
+	log=$logs/${name//\//_}.log
+	tmp=$(mktemp -d /tmp/thaw-t.XXXXXX) || exit 1
+	[ "$name" != "${name#/}" ] || test=$PWD/$name
+	cmd=("$test")
+	case $name in
+	*.py) cmd=(python3 "$test") ;;
+	*.sh) cmd=(bash "$test") ;;
+	# ThreadSanitizer needs addresses where it expects them.
+	*build-thread/*) cmd=(setarch -R "$test") ;;
+	esac
+	case $name in
+	*.py | *.sh)
+		why=$(head -n 10 "$name" | sed -n 's/.*timeout: \([0-9]*\).*/\1/p')
+		t=${why:-$t} why=
+		;;
+	esac
+
+	start=$EPOCHREALTIME
+	TMPDIR=$tmp XDG_RUNTIME_DIR=$tmp timeout -k 5 "$t" "${cmd[@]}" \
+		>"$log" 2>&1 </dev/null &
+	pid=$!
+	wait "$pid" 2>/dev/null
+	rc=$?
+	took=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')
+	case $rc in
+	124) why="no end after $t s" ;;
+	12[89] | 1[3-9]?) why="signal $((rc - 128))" ;;
+	esac
+
+	if ! count_tap "$log"; then
+		case $rc in
+		0) p=1 ;;
+		77) s=1 why=$(tail -n 1 "$log") ;;
+		*) f=1 ;;
+		esac
+	elif [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ] && [ "$f" -eq 0 ]; then
+		f=1
+	fi
+	if group_end && [ "$rc" -ne 124 ]; then
+		echo "processes left behind" >>"$log"
+		[ "$f" -gt 0 ] || p=0 f=1 why="processes left behind"
+	fi
+	pid=
+	tmp_end
+
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	if [ "$f" -gt 0 ]; then
+		word=FAIL
+		failures+=("$name")
+		[ -n "$why" ] || why="exit $rc"
+	elif [ "$p" -eq 0 ]; then
+		word=skip
+	fi
+	if [ "$s" -gt 0 ] && [ -z "$why" ]; then
+		why="$s skipped"
+	fi
+	printf '%-4s %-52s %4d %7s s%s\n' "$word" "$name" $((p + f + s)) \
+		"$took" "${why:+  $why}"
+}
+
+for test; do
+	if [ ! -e "$test" ]; then
+		printf 'FAIL %s: no such test\n' "$test"
+		failed=$((failed + 1))
+		continue
+	fi
+	run_one "$test"
+done
+
+for name in "${failures[@]}"; do
+	printf '\n--- %s\n' "$name"
+	tail -n 60 "$logs/${name//\//_}.log"
+done
+[ ${#failures[@]} -eq 0 ] || printf '\nwhole output: %s\n' "$logs"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
