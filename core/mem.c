@@ -24,7 +24,7 @@
  * SEEK_DATA, so filling means writing zeros.
  */
 #define MEM_HOLE_MIN  (2 * MIB)
-#define MEM_MAX_HOLES 256
+#define MEM_MAX_HOLES 128
 #define BASE_SEALS    (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
 
 #ifndef MFD_NOEXEC_SEAL
