@@ -1,0 +1,71 @@
+/*
+ * One clone at a time: the call, then the proof that it runs (it answers), then
+ * the end. Between pooled ones the pool fills up again, so that the call is
+ * measured and not the filling beside it.
+ */
+#include "bench/bench.h"
+
+#define POOL 16
+
+static int clone_once(
+	struct bench *b, const char *name, const char *mode, struct result *r)
+{
+	struct clones cl;
+	uint64_t ok = 0;
+	double us = 0, ask_us;
+	int rc = bench_clone(b, name, 1, mode, &cl, &us, r);
+
+	if (!rc)
+		rc = bench_ask_all(b, &cl, &ok, &ask_us);
+	r->n++;
+	if (!rc && ok == 1 && !series_add(&r->us, us))
+		r->ok++;
+	if (!rc)
+		rc = bench_stop_all(b, &cl);
+	clones_free(&cl);
+	return rc;
+}
+
+static int many(struct bench *b, const char *name, const char *mode,
+	struct result *r, uint64_t n)
+{
+	bool pooled = mode[0] == 'p';
+	int rc = EXIT_DONE;
+
+	for (uint64_t i = 0; !rc && i < n; i++) {
+		bench_progress(b, r->name, i, n);
+		if (pooled)
+			rc = bench_pool_full(b, name);
+		if (!rc)
+			rc = clone_once(b, name, mode, r);
+	}
+	bench_progress(b, r->name, n, n);
+	return rc;
+}
+
+int bench_clone_run(struct bench *b)
+{
+	uint64_t n = b->o->n ? b->o->n : 1000;
+	const char *pooled, *fresh;
+	struct result *r;
+	int rc;
+
+	rc = bench_template(b, "fresh", b->o->mem, 0, &fresh);
+	if (rc)
+		return rc;
+	r = bench_result(b, "create_fresh");
+	rc = many(b, fresh, "fresh", r, n);
+	(void)snprintf(r->note, sizeof(r->note),
+		"clone call to result: acknowledged and running; each answered "
+		"afterwards");
+	if (!rc)
+		rc = bench_template(b, "pooled", b->o->mem, POOL, &pooled);
+	if (rc)
+		return rc;
+	r = bench_result(b, "create_pooled");
+	rc = many(b, pooled, "pooled", r, n);
+	(void)snprintf(r->note, sizeof(r->note),
+		"pool of %d, full before each call; each answered afterwards",
+		POOL);
+	return rc;
+}
