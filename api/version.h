@@ -2,6 +2,6 @@
 #ifndef THAW_API_VERSION_H
 #define THAW_API_VERSION_H
 
-#define THAW_VERSION "0.1.0"
+#include "core/version.h"
 
 #endif

@@ -22,6 +22,9 @@ int arch_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
 /* vCPU thread: an exit that only this architecture has. False: not known. */
 bool arch_vcpu_exit(struct vcpu *v);
 
+/* Pack a map that describes the host's processor, for people. Any thread. */
+void arch_cpu_describe(msgpack_packer *p);
+
 /* Bytes of struct vcpu_state. */
 struct vcpu_state *arch_vcpu_state_create(void);
 /* Where the guest stands, for messages. False: not to be had. */

@@ -20,7 +20,11 @@ void snap_uuid_str(const struct snap_uuid *u, char out[SNAP_UUID_STR]);
 
 struct snap_write_opts {
 	struct snap_uuid uuid;   /* all zero: draw a random one */
-	const char *labels_json; /* may be NULL */
+	const char *labels_json; /* a JSON object; may be NULL */
+	/* /proc/PID/pagemap of this process, opened before the jail: pages of
+	 * private memory that were never touched are then not read. 0 or less:
+	 * there is none, and everything is read. Borrowed. */
+	int pagemap_fd;
 	/* Called now and then with bytes of guest memory looked at; a return
 	 * other than 0 cancels with -ECANCELED. May be NULL. */
 	int (*progress)(void *arg, uint64_t done, uint64_t total);
@@ -49,8 +53,8 @@ void snap_close(struct snap *s);
 
 const struct snap_uuid *snap_get_uuid(const struct snap *s);
 uint64_t snap_memory_size(const struct snap *s);
-int snap_read_config(struct snap *s, struct machine_config *cfg, struct err *e)
-	MUST_USE;
+int snap_read_config(
+	struct snap *s, struct machine_config *cfg, struct err *e) MUST_USE;
 /* Into a machine made by machine_init() with that configuration (NEW): vCPU
  * and device state. All or error. */
 int snap_load_state(struct snap *s, struct machine *m, struct err *e) MUST_USE;

@@ -1,0 +1,177 @@
+#include "snapshot/publish.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#define FILE_MODE 0600 /* guest memory holds secrets */
+
+static int check_name(const char *name, struct err *e)
+{
+	if (!name[0] || strchr(name, '/') || !strcmp(name, ".") ||
+		!strcmp(name, ".."))
+		return err_set(e, -EINVAL, "\"%s\" is not a file name", name);
+	if (strlen(name) > NAME_MAX)
+		return err_set(e, -ENAMETOOLONG, "the file name is too long");
+	return 0;
+}
+
+/* Early, so that nobody writes gigabytes first; commit checks again. */
+static int check_free(const struct publish *p, struct err *e)
+{
+	struct stat st;
+
+	if (fstatat(p->dirfd, p->name, &st, AT_SYMLINK_NOFOLLOW)) {
+		if (errno == ENOENT)
+			return 0;
+		return err_sys(e, -errno, "%s", p->name);
+	}
+	if (S_ISDIR(st.st_mode))
+		return err_set(e, -EISDIR, "%s is a directory", p->name);
+	if (p->force && S_ISREG(st.st_mode))
+		return 0;
+	return err_set(e, -EEXIST, "%s exists already", p->name);
+}
+
+static int temp_name(struct publish *p)
+{
+	uint64_t r;
+
+	if (getrandom(&r, sizeof(r), 0) != (ssize_t)sizeof(r))
+		return -EIO;
+	(void)snprintf(p->temp, sizeof(p->temp), ".thaw-%016llx",
+		(unsigned long long)r);
+	return 0;
+}
+
+static int make_named(struct publish *p)
+{
+	int rc = temp_name(p);
+
+	if (rc)
+		return rc;
+	p->fd = openat(p->dirfd, p->temp,
+		O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, FILE_MODE);
+	if (p->fd >= 0)
+		return 0;
+	rc = -errno;
+	p->temp[0] = '\0';
+	return rc;
+}
+
+int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
+	struct err *e)
+{
+	int rc = check_name(name, e);
+
+	p->fd = -1;
+	p->temp[0] = '\0';
+	if (rc)
+		return rc;
+	p->dirfd = dirfd;
+	p->force = force;
+	(void)snprintf(p->name, sizeof(p->name), "%s", name);
+	rc = check_free(p, e);
+	if (rc)
+		return rc;
+	p->fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, FILE_MODE);
+	if (p->fd >= 0)
+		return 0;
+	rc = -errno;
+	if (rc == -EOPNOTSUPP || rc == -EISDIR || rc == -EINVAL ||
+		rc == -ENOENT)
+		rc = make_named(p);
+	return rc ? err_sys(e, rc, "making a file for %s", name) : 0;
+}
+
+/* Give the unnamed file a name; -EEXIST when it is taken. */
+static int link_unnamed(const struct publish *p, const char *name)
+{
+	char proc[40];
+
+	if (!linkat(p->fd, "", p->dirfd, name, AT_EMPTY_PATH))
+		return 0;
+	if (errno == EEXIST)
+		return -EEXIST;
+	/* without CAP_DAC_READ_SEARCH only this way leads there */
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", p->fd);
+	if (!linkat(AT_FDCWD, proc, p->dirfd, name, AT_SYMLINK_FOLLOW))
+		return 0;
+	return -errno;
+}
+
+static int rename_new(const struct publish *p)
+{
+	if (!renameat2(p->dirfd, p->temp, p->dirfd, p->name, RENAME_NOREPLACE))
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -errno;
+	/* a file system without RENAME_NOREPLACE: the temporary name goes
+	 * with publish_abort() */
+	if (linkat(p->dirfd, p->temp, p->dirfd, p->name, 0))
+		return -errno;
+	return unlinkat(p->dirfd, p->temp, 0) ? -errno : 0;
+}
+
+static int give_name(struct publish *p)
+{
+	int rc = 0;
+
+	if (!p->temp[0] && !p->force)
+		return link_unnamed(p, p->name);
+	if (!p->temp[0]) {
+		/* replacing needs a rename, a rename needs a name */
+		rc = temp_name(p);
+		if (!rc)
+			rc = link_unnamed(p, p->temp);
+		if (rc) {
+			p->temp[0] = '\0';
+			return rc;
+		}
+	}
+	if (p->force)
+		rc = renameat(p->dirfd, p->temp, p->dirfd, p->name) ? -errno
+								    : 0;
+	else
+		rc = rename_new(p);
+	if (!rc)
+		p->temp[0] = '\0';
+	return rc;
+}
+
+static int sync_dir(const struct publish *p)
+{
+	AUTO_FD fd = openat(p->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return fsync(fd) ? -errno : 0;
+}
+
+int publish_commit(struct publish *p, struct err *e)
+{
+	int rc;
+
+	if (fsync(p->fd))
+		return err_sys(e, -errno, "fsync of %s", p->name);
+	rc = give_name(p);
+	if (rc == -EEXIST)
+		return err_set(e, rc, "%s exists already", p->name);
+	if (rc)
+		return err_sys(e, rc, "publishing %s", p->name);
+	rc = sync_dir(p);
+	return rc ? err_sys(e, rc, "fsync of the directory of %s", p->name) : 0;
+}
+
+void publish_abort(struct publish *p)
+{
+	if (p->temp[0])
+		(void)unlinkat(p->dirfd, p->temp, 0);
+	p->temp[0] = '\0';
+	if (p->fd >= 0)
+		(void)close(p->fd);
+	p->fd = -1;
+}

@@ -1,0 +1,240 @@
+/* Opening a snapshot and putting it into a machine. */
+#include "snapshot/internal.h"
+#include "core/vcpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int snap_open(int fd, struct snap **out, struct err *e)
+{
+	struct snap *s = calloc(1, sizeof(*s));
+	int rc;
+
+	*out = NULL;
+	if (!s)
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	s->fd = fd;
+	rc = snap_read_header(s, e);
+	if (!rc)
+		rc = snap_check_supported(s, e);
+	if (!rc)
+		rc = snap_read_table(s, e);
+	if (!rc)
+		rc = snap_read_index(s, e);
+	if (rc) {
+		snap_close(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+void snap_close(struct snap *s)
+{
+	if (!s)
+		return;
+	free(s->root);
+	free(s->sec);
+	free(s);
+}
+
+const struct snap_uuid *snap_get_uuid(const struct snap *s)
+{
+	return (const struct snap_uuid *)(const void *)s->h.uuid;
+}
+
+uint64_t snap_memory_size(const struct snap *s)
+{
+	return s->mem.memory_size;
+}
+
+int snap_read_config(struct snap *s, struct machine_config *cfg, struct err *e)
+{
+	const struct snap_section *sec = snap_find(s, SNAP_TAG_CONFIG, 0);
+	int rc;
+
+	if (!sec)
+		return snap_bad(e, 0, 0, "there is no config section");
+	rc = snap_load_section(s, sec, &machine_config_desc, cfg, e);
+	if (rc)
+		return rc;
+	if (cfg->memory != s->mem.memory_size)
+		return snap_bad(e, sec->offset, sec->stored_length,
+			"config: %llu bytes of memory, the memory section has "
+			"%llu",
+			(unsigned long long)cfg->memory,
+			(unsigned long long)s->mem.memory_size);
+	return 0;
+}
+
+/* ---- state ---- */
+
+/* Where a section's state goes in this machine; NULL: nowhere. */
+static void *place_of(struct machine *m, const struct snap_section *sec,
+	const struct st_desc **d)
+{
+	if (sec->tag == SNAP_TAG_VCPU) {
+		*d = &vcpu_state_desc;
+		return sec->index < m->ncpus ? m->cpu[sec->index]->s : NULL;
+	}
+	if (sec->index)
+		return NULL;
+	if (sec->tag == SNAP_TAG_MACHINE) {
+		*d = &machine_state_desc;
+		return &m->saved;
+	}
+	for (unsigned i = 0; i < m->ndevs; i++) {
+		const struct device_ops *ops = m->dev[i]->ops;
+
+		if (ops->section != sec->tag)
+			continue;
+		*d = ops->state;
+		return ops->saved(m->dev[i]);
+	}
+	return NULL;
+}
+
+/* A section that no part of this machine asks for. */
+static int unclaimed(const struct snap_section *sec, struct err *e)
+{
+	if (sec->tag == SNAP_TAG_CONFIG || sec->tag == SNAP_TAG_MEMORY ||
+		sec->tag == SNAP_TAG_METADATA) {
+		if (!sec->index)
+			return 0;
+	}
+	if (snap_section_desc(sec->tag))
+		return snap_bad(e, sec->offset, sec->stored_length,
+			"section %.16s: the configuration has no such part",
+			sec->name);
+	if (!(sec->flags & SNAP_SECTION_REQUIRED))
+		return 0;
+	return err_set(e, -EOPNOTSUPP,
+		"section %.16s (tag 0x%016llx) is required and unknown to this "
+		"version",
+		sec->name, (unsigned long long)sec->tag);
+}
+
+static int missing(const struct snap *s, uint64_t tag, uint16_t index,
+	const char *what, struct err *e)
+{
+	if (snap_find(s, tag, index))
+		return 0;
+	return snap_bad(e, 0, 0, "there is no section for %s %u", what, index);
+}
+
+static int check_all_there(
+	const struct snap *s, const struct machine *m, struct err *e)
+{
+	int rc = missing(s, SNAP_TAG_MACHINE, 0, "machine", e);
+
+	for (unsigned i = 0; i < m->ncpus && !rc; i++)
+		rc = missing(s, SNAP_TAG_VCPU, (uint16_t)i, "vcpu", e);
+	for (unsigned i = 0; i < m->ndevs && !rc; i++)
+		rc = missing(
+			s, m->dev[i]->ops->section, 0, m->dev[i]->ops->name, e);
+	return rc;
+}
+
+int snap_load_state(struct snap *s, struct machine *m, struct err *e)
+{
+	int rc;
+
+	if (s->h.arch != SNAP_ARCH_HOST)
+		return err_set(e, -EOPNOTSUPP,
+			"the snapshot is of another processor architecture");
+	rc = check_all_there(s, m, e);
+	for (uint32_t i = 0; i < s->h.section_count && !rc; i++) {
+		const struct snap_section *sec = &s->sec[i];
+		const struct st_desc *d = NULL;
+		void *place = place_of(m, sec, &d);
+
+		if (place)
+			rc = snap_load_section(s, sec, d, place, e);
+		else
+			rc = unclaimed(sec, e);
+	}
+	return rc;
+}
+
+/* ---- memory ---- */
+
+static int check_same_regions(
+	const struct snap *s, const struct mem *mem, struct err *e)
+{
+	bool same = s->mem.region_count == mem->nregions;
+
+	for (unsigned i = 0; same && i < mem->nregions; i++)
+		same = s->region[i].gpa == mem->region[i].gpa &&
+		       s->region[i].size == mem->region[i].size;
+	if (!same)
+		return err_set(e, -EBADMSG,
+			"the memory regions of the snapshot are not those of "
+			"the machine");
+	return 0;
+}
+
+/* Copy runs of present pages from the packed bytes to where they belong. */
+static int place_chunk(const struct mem *mem, gpa_t gpa, uint16_t present,
+	const uint8_t *buf, struct err *e)
+{
+	unsigned page = 0;
+
+	while (page < SNAP_CHUNK_PAGES) {
+		uint64_t run = 0;
+		void *to;
+
+		while (page + run < SNAP_CHUNK_PAGES &&
+			(present >> (page + run) & 1))
+			run++;
+		if (!run) {
+			page++;
+			continue;
+		}
+		to = mem_at(mem, gpa + page * SNAP_PAGE_SIZE,
+			run * SNAP_PAGE_SIZE, MEM_WRITE);
+		if (!to)
+			return err_set(e, -EFAULT, "guest memory is smaller");
+		memcpy(to, buf, run * SNAP_PAGE_SIZE);
+		buf += run * SNAP_PAGE_SIZE;
+		page += (unsigned)run;
+	}
+	return 0;
+}
+
+static int load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
+	uint8_t *buf, struct err *e)
+{
+	struct snap_leaf_at at;
+	struct snap_leaf leaf;
+	int rc;
+
+	snap_leaf_locate(s, i, &at);
+	rc = snap_read_leaf(s, &at, &leaf, e);
+	for (uint32_t n = 0; n < at.chunks && !rc; n++) {
+		const struct snap_chunk *c = &leaf.chunk[n];
+
+		if (!c->present)
+			continue;
+		rc = snap_read_chunk(s, &at, n, c, buf, e);
+		if (!rc)
+			rc = place_chunk(mem, at.gpa + n * SNAP_CHUNK_SIZE,
+				c->present, buf, e);
+	}
+	return rc;
+}
+
+int snap_load_memory(struct snap *s, struct mem *mem, struct err *e)
+{
+	AUTO_FREE uint8_t *buf = malloc(SNAP_CHUNK_SIZE);
+	int rc;
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	rc = check_same_regions(s, mem, e);
+	for (uint32_t i = 0; i < s->mem.root_count && !rc; i++) {
+		if (s->root[i].offset)
+			rc = load_leaf(s, i, mem, buf, e);
+	}
+	return rc;
+}

@@ -1,0 +1,88 @@
+/*
+ * State sections: each is one msgpack map, written and read through a state
+ * table. The tag says which table.
+ */
+#include "snapshot/internal.h"
+#include "core/crc32c.h"
+#include "core/vcpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+const struct snap_section *snap_find(
+	const struct snap *s, uint64_t tag, uint16_t index)
+{
+	for (uint32_t i = 0; i < s->h.section_count; i++) {
+		if (s->sec[i].tag == tag && s->sec[i].index == index)
+			return &s->sec[i];
+	}
+	return NULL;
+}
+
+const struct st_desc *snap_section_desc(uint64_t tag)
+{
+	if (tag == SNAP_TAG_CONFIG)
+		return &machine_config_desc;
+	if (tag == SNAP_TAG_MACHINE)
+		return &machine_state_desc;
+	if (tag == SNAP_TAG_VCPU)
+		return &vcpu_state_desc;
+	for (unsigned i = 0; device_types[i]; i++) {
+		if (device_types[i]->section == tag)
+			return device_types[i]->state;
+	}
+	return NULL;
+}
+
+int snap_read_section(const struct snap *s, const struct snap_section *sec,
+	uint64_t max, uint8_t **out, struct err *e)
+{
+	uint8_t *buf;
+	int rc;
+
+	*out = NULL;
+	if (sec->codec != SNAP_CODEC_RAW)
+		return err_set(e, -EOPNOTSUPP,
+			"section %.16s: codec %u is unsupported by this "
+			"version",
+			sec->name, sec->codec);
+	if (sec->stored_length > max)
+		return snap_bad(e, sec->offset, sec->stored_length,
+			"section %.16s: too long", sec->name);
+	buf = malloc(sec->stored_length);
+	if (!buf)
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	rc = snap_pread(s->fd, buf, sec->stored_length, sec->offset, e);
+	if (!rc && crc32c(0, buf, sec->stored_length) != sec->crc)
+		rc = snap_bad(e, sec->offset, sec->stored_length,
+			"section %.16s: checksum mismatch", sec->name);
+	if (rc) {
+		free(buf);
+		return rc;
+	}
+	*out = buf;
+	return 0;
+}
+
+int snap_load_section(const struct snap *s, const struct snap_section *sec,
+	const struct st_desc *d, void *state, struct err *e)
+{
+	AUTO_FREE uint8_t *buf = NULL;
+	struct err why = {0};
+	int rc;
+
+	if (sec->version > d->version)
+		return err_set(e, -EOPNOTSUPP,
+			"section %.16s: version %u, this thaw reads up to %u",
+			sec->name, sec->version, d->version);
+	rc = snap_read_section(s, sec, SNAP_MAX_STATE, &buf, e);
+	if (rc)
+		return rc;
+	rc = st_load(d, state, buf, sec->stored_length, &why);
+	if (rc == -EBADMSG)
+		return snap_bad(e, sec->offset, sec->stored_length,
+			"section %.16s: %.250s", sec->name, why.msg);
+	if (rc)
+		return err_set(e, rc, "section %.16s: %s", sec->name, why.msg);
+	return 0;
+}
