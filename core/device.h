@@ -55,6 +55,7 @@ struct device {
 	const struct device_ops *ops;
 	struct machine *m; /* borrowed */
 	uint32_t index;    /* in machine.dev[] */
+	uint32_t window;   /* its virtio-mmio window + 1; 0: none */
 };
 
 extern const struct device_ops ioapic_ops; /* arch/x86/ioapic.c */

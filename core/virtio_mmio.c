@@ -440,6 +440,7 @@ void virtio_mmio_init(struct virtio_dev *vd, const struct virtio_ops *ops,
 	vd->vops = ops;
 	vd->s = s;
 	vd->slot = slot;
+	vd->dev.window = slot + 1;
 	vd->irq_fd = -1;
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
 		vd->kick_fd[i] = -1;

@@ -1,0 +1,40 @@
+/*
+ * What the tests with a real KVM share: a machine that runs a few bytes of
+ * 64-bit code, wrapped into an ELF image at 1 MiB, and a loop to wait with.
+ */
+#ifndef THAW_TESTS_KVM_TEST_H
+#define THAW_TESTS_KVM_TEST_H
+
+#include "core/kvm.h"
+#include "core/machine.h"
+#include "core/vcpu.h"
+
+#define STUB_ENTRY 0x100000ULL
+
+struct stub {
+	struct kvm_host kvm;
+	struct loop loop;
+	struct machine m;
+	unsigned doors; /* MACHINE_EV_DOOR seen */
+};
+
+/* False: no usable KVM here; skip. */
+bool stub_kvm(struct stub *s);
+/* memory 4 MiB, one vCPU, no vsock */
+void stub_config(struct machine_config *cfg);
+/* A memfd with an ELF image of this code. */
+int stub_image(const void *code, size_t len);
+/* machine_init, memory, boot, realize; fails the test on error. */
+void stub_build(struct stub *s, const struct machine_config *cfg,
+	const void *code, size_t len);
+void stub_boot(struct stub *s, const struct machine_config *cfg,
+	const void *code, size_t len);
+void stub_realize(struct stub *s);
+void stub_destroy(struct stub *s);
+/* Handle events until n doors were seen since the start, or the end. */
+void stub_wait_doors(struct stub *s, unsigned n);
+void stub_wait_end(struct stub *s);
+/* Handle what is there within ms. */
+void stub_poll(struct stub *s, int ms);
+
+#endif
