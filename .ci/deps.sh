@@ -2,6 +2,9 @@
 # Installs what is missing on a Debian 12: .ci/deps.sh build|check|lint ...
 # Says nothing and starts nothing when all is there.
 
+# What to look for, and the package that has it.
+# shellcheck disable=SC2034 # used by name
+{
 build="
 gcc:gcc
 objcopy:binutils
@@ -31,6 +34,7 @@ clang-tidy:clang-tidy
 cppcheck:cppcheck
 shellcheck:shellcheck
 "
+}
 
 missing=()
 for group; do

@@ -18,7 +18,7 @@ build=$PWD/${BUILD:-build}
 logs=${TEST_LOGS:-$build/test-logs}
 limit=${TEST_TIMEOUT:-120}
 passed=0 failed=0 skipped=0
-pid= tmp=
+pid='' tmp=''
 failures=()
 
 mkdir -p "$logs" || exit 1
@@ -34,13 +34,13 @@ group_end() {
 	local i
 	[ -n "$pid" ] || return 1
 	# A process that is on its way out gets a moment.
-	for i in 1 2 3 4 5 6 7 8 9 10; do
+	for ((i = 0; i < 10; i++)); do
 		group_alive || return 1
 		[ "${1:-}" = now ] && break
 		sleep 0.1
 	done
 	kill -TERM -- "-$pid" 2>/dev/null
-	for i in 1 2 3 4 5; do
+	for ((i = 0; i < 5; i++)); do
 		group_alive || return 0
 		sleep 0.1
 	done
@@ -50,7 +50,7 @@ group_end() {
 
 tmp_end() {
 	[ -z "$tmp" ] || rm -rf "$tmp"
-	tmp=
+	tmp=''
 }
 
 interrupted() {
@@ -78,7 +78,7 @@ count_tap() {
 }
 
 run_one() {
-	local test=$1 name log rc start took t=$limit p=0 f=0 s=0 why= word=ok
+	local test=$1 name log rc start took t=$limit p=0 f=0 s=0 why='' word=ok
 	local -a cmd
 	name=${test#"$PWD"/}
 	log=$logs/${name//\//_}.log
@@ -94,7 +94,7 @@ run_one() {
 	case $name in
 	*.py | *.sh)
 		why=$(head -n 10 "$name" | sed -n 's/.*timeout: \([0-9]*\).*/\1/p')
-		t=${why:-$t} why=
+		t=${why:-$t} why=''
 		;;
 	esac
 
@@ -123,7 +123,7 @@ run_one() {
 		echo "processes left behind" >>"$log"
 		[ "$f" -gt 0 ] || p=0 f=1 why="processes left behind"
 	fi
-	pid=
+	pid=''
 	tmp_end
 
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))

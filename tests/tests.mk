@@ -11,18 +11,31 @@ FUZZ_BIN := $(call obj,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_BIN := $(FUZZ_BIN:.o=)
 E2E := $(sort $(wildcard tests/e2e/test_*.sh tests/e2e/test_*.py))
 
-# Files beside the tests that are not tests are helpers for all of them.
-UNIT_HELP := $(call obj,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
-KVM_HELP := $(call obj,$(filter-out $(wildcard tests/kvm/test_*.c),$(wildcard tests/kvm/*.c)))
+# Files beside the tests that are not tests are helpers: an archive, so that a
+# test gets those it uses and may have its own version of the others' names.
+helpers = $(call obj,$(filter-out $(wildcard tests/$(1)/test_*.c),$(wildcard tests/$(1)/*.c)))
+UNIT_HELP := $(BUILD)/tests/unit/helpers.a
+KVM_HELP := $(BUILD)/tests/kvm/helpers.a
+$(UNIT_HELP): $(call helpers,unit)
+$(KVM_HELP): $(call helpers,kvm)
+$(UNIT_HELP) $(KVM_HELP):
+	$(call say,AR)
+	@mkdir -p $(@D)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
 FUZZ_MAIN := $(BUILD)/tests/fuzz/replay.o
 
 # More objects of a test, such as those of a program: EXTRA_<test> := api/cli/opt.c
 EXTRA_test_cli_opt := api/cli/opt.c
+EXTRA_test_cli_json := api/cli/json.c api/cli/out.c
+EXTRA_test_stats := bench/stats.c
+EXTRA_test_svg := bench/svg.c bench/stats.c api/cli/out.c api/cli/json.c
 EXTRA_test_jail := api/machine/jail.c
 
 .SECONDEXPANSION:
-$(UNIT_BIN): %: %.o $(UNIT_HELP) $$(call obj,$$(EXTRA_$$(@F))) $(TEST_LIBS)
-$(KVM_BIN): %: %.o $(KVM_HELP) $$(call obj,$$(EXTRA_$$(@F))) $(TEST_LIBS)
+$(UNIT_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(UNIT_HELP) $(TEST_LIBS)
+$(KVM_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(KVM_HELP) $(TEST_LIBS)
 $(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $(TEST_LIBS)
 $(FUZZ_BIN): TEST_LDFLAGS += $(if $(FUZZ),-fsanitize=fuzzer)
 $(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
