@@ -355,13 +355,12 @@ static struct extent hole_core(const struct extent *x, uint64_t min)
 /* The shortest hole length that leaves at most MEM_MAX_HOLES of them. */
 static int hole_min_length(const struct mem *m, uint64_t *min)
 {
-	unsigned holes = MEM_MAX_HOLES + 1;
 	int r;
 
 	for (*min = MEM_HOLE_MIN; *min <= m->size; *min *= 2) {
 		struct extent x = {0};
+		unsigned holes = 0;
 
-		holes = 0;
 		while ((r = extent_next(m->fd, x.end, m->size, &x)) > 0) {
 			struct extent c = hole_core(&x, *min);
 
