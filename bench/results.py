@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""RESULTS.md from the JSON files of thaw bench: results.py DIRECTORY."""
+
+import json
+import os
+import sys
+import time
+
+# name, what is compared with the aim, the aim in the result's unit
+AIMS = [
+    ("cold_boot_ready", "cold boot of the built-in guest to agent ready", {"p50": 60000}),
+    ("create_pooled", "pooled clone, call to result, running", {"p50": 400, "p99": 2000}),
+    ("answer_pooled", "pooled clone to answer (invoke echo)", {"p50": 1000}),
+    ("create_fresh", "fresh clone, acknowledged", {"p50": 1800}),
+    ("answer_fresh", "fresh clone to answer", {"p50": 2500}),
+    ("burst_1000", "1,000 fresh clones by one request, all alive, all answered", {"max": 2500000}),
+    ("memory_per_clone", "memory per live answered clone, 1,000 alive", {"p50": 1.6 * 1024}),
+    ("api_empty", "an empty API call", {"p50": 40}),
+]
+
+
+def fmt(v, unit):
+    if unit != "us":
+        return "%.0f %s" % (v, unit)
+    if v < 1000:
+        return "%.0f us" % v
+    if v < 1e6:
+        return "%.2f ms" % (v / 1000)
+    return "%.2f s" % (v / 1e6)
+
+
+def load(directory):
+    results, host, version = {}, {}, "?"
+    for name in ("boot", "clone", "invoke", "burst", "density"):
+        path = os.path.join(directory, name + ".json")
+        if not os.path.exists(path):
+            continue
+        with open(path) as f:
+            data = json.load(f)
+        host, version = data["host"] or host, data["thaw"]
+        for r in data["results"]:
+            results[r["name"]] = r
+    return results, host, version
+
+
+def aim_rows(results):
+    for name, what, aims in AIMS:
+        r = results.get(name)
+        for q, aim in aims.items():
+            if r is None:
+                yield (what, q, fmt(aim, "us"), "not measured", "")
+                continue
+            ok = r[q] <= aim and r["ok"] == r["n"]
+            yield (what, q, "<= " + fmt(aim, r["unit"]), fmt(r[q], r["unit"]), "met" if ok else "missed")
+
+
+def ratio_rows(results):
+    def pair(a, b):
+        return results[a]["p50"], results[b]["p50"]
+
+    if "answer_fresh_4g" in results:
+        small, large = pair("answer_fresh", "answer_fresh_4g")
+        more = large - small
+        yield ("fresh to answer, 4 GiB guest against 128 MiB", "p50", "<= 1.50 ms more",
+               "%s more" % fmt(max(more, 0), "us"), "met" if more <= 1500 else "missed")
+    if "answer_pooled_4g" in results:
+        small, large = pair("answer_pooled", "answer_pooled_4g")
+        off = (large / small - 1) * 100
+        yield ("pooled to answer, 4 GiB guest against 128 MiB", "p50", "within 10%",
+               "%+.0f%%" % off, "met" if off <= 10 else "missed")
+    if "create_with_1000_alive" in results:
+        none, alive = pair("create_with_none_alive", "create_with_1000_alive")
+        yield ("creating with 1,000 alive against none", "p50", "<= 2 times",
+               "%.2f times" % (alive / none), "met" if alive <= 2 * none else "missed")
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(str(x) for x in row) + " |")
+    print()
+
+
+def main():
+    results, host, version = load(sys.argv[1])
+    print("# Results\n")
+    print("Written by `make bench`, thaw %s, %s.\n" % (version, time.strftime("%Y-%m-%d", time.gmtime())))
+    print("Host: %s KVM, %s, %s CPUs, %s MiB of memory, Linux %s.\n" % (
+        host.get("kind", "?"), host.get("cpu", "?"), host.get("cpus", "?"),
+        host.get("memory_total", 0) // (1 << 20), host.get("kernel", "?")))
+    print("A machine counts only when it has answered a request of its own with the right\n"
+          "content. Times are the client's, from before a request is packed to after its\n"
+          "result is unpacked. The built-in guest has 128 MiB unless a row says 4g.\n")
+    print("## Aims\n")
+    table(["figure", "quantile", "aim", "measured", ""], list(aim_rows(results)) + list(ratio_rows(results)))
+    print("## All results\n")
+    table(["result", "answered", "p50", "p90", "p99", "max"],
+          [("`%s`" % r["name"], "%d/%d" % (r["ok"], r["n"]),
+            *[fmt(r[q], r["unit"]) for q in ("p50", "p90", "p99", "max")]) for r in results.values()])
+    print("## Notes and steps\n")
+    for r in results.values():
+        steps = ", ".join("%s %.0f/%.0f" % (k, v["p50"], v["p99"]) for k, v in r.get("steps", {}).items())
+        print("- `%s`: %s%s" % (r["name"], r["note"] or "no note",
+                                ". Steps, p50/p99 us: " + steps if steps else ""))
+    print("\nPlots: " + ", ".join("[%s](results/%s.svg)" % (n, n)
+          for n in ("boot", "clone", "invoke", "burst", "density")) + ".")
+
+
+if __name__ == "__main__":
+    main()
