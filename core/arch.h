@@ -10,6 +10,10 @@
 
 /* Right after KVM_CREATE_VM: what must be there before slots and vCPUs. */
 int arch_vm_init(struct machine *m, struct err *e) MUST_USE;
+/* Fill m->host if it is not there yet (cheap). */
+int arch_host_probe(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
+/* Would this host take the vCPUs' state? Tried in a VM that is thrown away. */
+int arch_host_try(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 /* m->saved <-> KVM. */
 int arch_vm_get(struct machine *m, struct err *e) MUST_USE;
 int arch_vm_set(struct machine *m, struct err *e) MUST_USE;
@@ -25,7 +29,9 @@ bool arch_vcpu_exit(struct vcpu *v);
 /* Pack a map that describes the host's processor, for people. Any thread. */
 void arch_cpu_describe(msgpack_packer *p);
 
-/* Bytes of struct vcpu_state. */
+/* Bytes of a vCPU's struct kvm_run and what follows it. */
+size_t arch_run_size(const struct machine *m);
+/* A vCPU's state, zeroed; freed with free(). */
 struct vcpu_state *arch_vcpu_state_create(void);
 /* Where the guest stands, for messages. False: not to be had. */
 bool arch_vcpu_pc(struct vcpu *v, uint64_t *pc);

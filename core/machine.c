@@ -121,6 +121,8 @@ void machine_destroy(struct machine *m)
 		loop_del(m->loop, m->end_event);
 	close_fd(&m->door_event);
 	close_fd(&m->end_event);
+	free(m->host);
+	m->host = NULL;
 	mem_destroy(&m->mem);
 }
 
@@ -139,6 +141,16 @@ int machine_boot(struct machine *m, int kernel_fd, struct err *e)
 	if (m->state != MACHINE_NEW)
 		return wrong_state(m, "boot", e);
 	return arch_boot(m, kernel_fd, e);
+}
+
+int machine_prepare(struct machine *m, int kvm_fd, struct err *e)
+{
+	int r;
+
+	if (m->state != MACHINE_NEW)
+		return wrong_state(m, "prepare", e);
+	r = arch_host_probe(m, kvm_fd, e);
+	return r < 0 ? r : arch_host_try(m, kvm_fd, e);
 }
 
 static int create_vm(struct machine *m, struct err *e)
@@ -247,8 +259,12 @@ int machine_realize(struct machine *m, int kvm_fd, struct err *e)
 			"memory is %llu bytes, the configuration says %llu",
 			(unsigned long long)m->mem.size,
 			(unsigned long long)m->cfg.memory);
+	r = arch_host_probe(m, kvm_fd, e);
+	if (r < 0)
+		return r;
 	m->kvm_fd = kvm_fd;
 	r = realize_steps(m, e);
+	m->kvm_fd = -1;
 	if (!r)
 		m->state = MACHINE_BUILT;
 	return r;

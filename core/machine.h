@@ -99,6 +99,7 @@ struct identity {
 };
 
 struct vcpu;
+struct arch_host; /* core/arch/x86/host.h */
 struct ioapic;
 struct vsock;
 
@@ -121,8 +122,9 @@ struct machine {
 	unsigned ndevs;
 	struct bus bus;
 
-	int kvm_fd;            /* borrowed: /dev/kvm */
-	int vm_fd;             /* owned, -1 in NEW */
+	struct arch_host *host; /* owned: what KVM can do; machine_prepare() */
+	int kvm_fd; /* borrowed, during machine_realize() only: /dev/kvm */
+	int vm_fd;  /* owned, -1 in NEW */
 	struct ioapic *ioapic; /* borrowed from dev[] */
 	struct vsock *vsock;   /* borrowed from dev[], NULL without vsock */
 
@@ -153,6 +155,11 @@ void machine_destroy(struct machine *m);
 /* Cold boot: load the kernel image (kernel_fd, or the built-in guest when -1)
  * into m->mem and set the boot vCPU state. */
 int machine_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
+
+/* For a zygote, once its state is complete: ask the host what every clone would
+ * ask again, and find out, in a VM that is thrown away, whether it takes this
+ * state at all (-EOPNOTSUPP and why not). Optional; NEW only. */
+int machine_prepare(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 
 /* Create the VM and put all state into it. kvm_fd is /dev/kvm. The order of
  * the steps matters and is explained in machine.c. */

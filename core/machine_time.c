@@ -41,8 +41,10 @@ int machine_set_time(struct machine *m, struct err *e)
 	if (m->state != MACHINE_BUILT && m->state != MACHINE_PAUSED)
 		return err_set(e, -EBUSY, "cannot set the time of a %s machine",
 			machine_state_name(m->state));
-	r = arch_vm_set(m, e);
-	for (unsigned i = 0; !r && i < m->ncpus; i++)
+	/* In BUILT machine_realize() has just set all this. */
+	r = m->state == MACHINE_PAUSED ? arch_vm_set(m, e) : 0;
+	for (unsigned i = 0; !r && m->state == MACHINE_PAUSED && i < m->ncpus;
+		i++)
 		r = vcpu_time_set(m->cpu[i], e);
 	if (r < 0)
 		return r;

@@ -340,10 +340,7 @@ int vcpu_realize(struct vcpu *v, struct err *e)
 	v->fd = kvm_ioctl_val(m->vm_fd, KVM_CREATE_VCPU, v->id);
 	if (v->fd < 0)
 		return err_sys(e, v->fd, "vCPU %u: KVM_CREATE_VCPU", v->id);
-	r = kvm_ioctl_val(m->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (r < 0 || (size_t)r < sizeof(struct kvm_run))
-		return err_set(e, -EIO, "KVM_GET_VCPU_MMAP_SIZE: %d", r);
-	v->run_size = (size_t)r;
+	v->run_size = arch_run_size(m);
 	p = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd,
 		0);
 	if (p == MAP_FAILED)

@@ -28,7 +28,7 @@ struct vcpu {
 	/* The vCPU thread's own until it has paused. */
 	bool door_waiting;   /* the guest sleeps at the door */
 	uint64_t door_until; /* now_ns() scale; 0: no limit */
-	bool io_pending;     /* KVM_RUN must complete an access first */
+	bool io_pending;     /* KVM_RUN must finish something before a pause */
 	bool ended;          /* never enter KVM_RUN again */
 };
 

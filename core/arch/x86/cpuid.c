@@ -13,6 +13,9 @@
 #define ECX_HYPERVISOR   (1u << 31)
 #define ECX_X2APIC       (1u << 21)
 #define EDX_HTT          (1u << 28)
+/* Follow the guest's CR4. */
+#define ECX_OSXSAVE (1u << 27)
+#define ECX7_OSPKE  (1u << 4)
 
 /* Is there nothing in it? A leaf that is not listed reads as zero too. */
 static bool empty(const struct kvm_cpuid_entry2 *e)
@@ -125,6 +128,71 @@ int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin, uint32_t id,
 	if (max >= 0xb && n >= 0)
 		n = add_topology(out, n, id, ncpus);
 	return n;
+}
+
+/* Leaves whose bits are features, and which registers of them. Not compared:
+ * bits that KVM or we set whatever the host has. */
+struct feature_leaf {
+	uint32_t function, index;
+	uint32_t mask[4]; /* EAX EBX ECX EDX */
+};
+
+#define ALL 0xffffffffu
+static const struct feature_leaf feature_leaves[] = {
+	{1, 0,
+		{0, 0,
+			~(ECX_TSC_DEADLINE | ECX_HYPERVISOR | ECX_X2APIC |
+				ECX_OSXSAVE),
+			~EDX_HTT}},
+	{7, 0, {0, ALL, ~ECX7_OSPKE, ALL}},
+	{7, 1, {ALL, ALL, ALL, ALL}},
+	{0xd, 0, {ALL, 0, 0, ALL}},
+	{0xd, 1, {ALL, 0, ALL, ALL}},
+	{0x80000001, 0, {0, 0, ALL, ALL}},
+	{0x80000008, 0, {0, ALL, 0, 0}},
+	{0x80000021, 0, {ALL, 0, 0, 0}},
+	{0x40000001, 0, {ALL, 0, 0, 0}},
+};
+
+static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid_entry2 *t,
+	uint32_t n, uint32_t function, uint32_t index)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (t[i].function == function && t[i].index == index)
+			return &t[i];
+	}
+	return NULL;
+}
+
+uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
+	const struct kvm_cpuid_entry2 *have, uint32_t nhave, char reg[4],
+	uint32_t *bits)
+{
+	static const char names[4][4] = {"EAX", "EBX", "ECX", "EDX"};
+	static const struct kvm_cpuid_entry2 none;
+	const struct kvm_cpuid_entry2 *w, *h;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(feature_leaves); i++) {
+		const struct feature_leaf *f = &feature_leaves[i];
+
+		w = find(want, nwant, f->function, f->index);
+		h = find(have, nhave, f->function, f->index);
+		if (!w)
+			continue;
+		if (!h)
+			h = &none;
+		const uint32_t lacking[4] = {w->eax & ~h->eax, w->ebx & ~h->ebx,
+			w->ecx & ~h->ecx, w->edx & ~h->edx};
+
+		for (unsigned j = 0; j < 4; j++) {
+			*bits = lacking[j] & f->mask[j];
+			memcpy(reg, names[j], 4);
+			if (*bits)
+				return f->function;
+		}
+	}
+	*bits = 0;
+	return 0;
 }
 
 int cpuid_make(struct vcpu *v, struct err *e)

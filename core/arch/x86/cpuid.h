@@ -16,7 +16,8 @@ int cpuid_make(struct vcpu *v, struct err *e) MUST_USE;
 int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin, uint32_t id,
 	uint32_t ncpus, struct kvm_cpuid_entry2 *out) MUST_USE;
 
-/* Feature bits in want that have lacks: its leaf, or 0 for none. */
+/* The first register with feature bits in want that have lacks: returns its
+ * leaf, its name in reg and the bits; *bits is 0 when nothing is missing. */
 uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
 	const struct kvm_cpuid_entry2 *have, uint32_t nhave, char reg[4],
 	uint32_t *bits);

@@ -6,6 +6,7 @@
  * that travel elsewhere. An MSR that is 0 after reset and still is 0 is left
  * out: the vCPU that will get the state is new.
  */
+#include "core/arch/x86/host.h"
 #include "core/arch/x86/vcpu_state.h"
 #include "core/kvm.h"
 
@@ -55,23 +56,18 @@ static bool zero_after_reset(uint32_t index)
 }
 /* clang-format on */
 
-struct msr_list {
-	uint32_t n;
-	uint32_t index[MAX_LIST];
-};
-
-static void list_add(struct msr_list *l, uint32_t index)
+static void list_add(struct arch_host *h, uint32_t index)
 {
-	if (l->n == MAX_LIST || saved_elsewhere(index))
+	if (h->nmsrs == HOST_MAX_MSRS || saved_elsewhere(index))
 		return;
-	for (uint32_t i = 0; i < l->n; i++) {
-		if (l->index[i] == index)
+	for (uint32_t i = 0; i < h->nmsrs; i++) {
+		if (h->msr[i] == index)
 			return;
 	}
-	l->index[l->n++] = index;
+	h->msr[h->nmsrs++] = index;
 }
 
-static int list_fill(int kvm_fd, struct msr_list *l)
+int host_list_msrs(struct arch_host *h, int kvm_fd, struct err *e)
 {
 	static const uint32_t fixed[] = {0x250, 0x258, 0x259};
 	struct {
@@ -81,17 +77,18 @@ static int list_fill(int kvm_fd, struct msr_list *l)
 	int r = kvm_ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &k);
 
 	if (r < 0)
-		return r;
-	l->n = 0;
+		return err_sys(e, r, "KVM_GET_MSR_INDEX_LIST");
+	h->nmsrs = 0;
 	for (uint32_t i = 0; i < k.head.nmsrs && i < MAX_LIST; i++)
-		list_add(l, k.index[i]);
+		list_add(h, k.index[i]);
+	/* Memory types: variable ranges, fixed ranges, default (SDM 4). */
 	for (uint32_t i = 0x200; i < 0x210; i++)
-		list_add(l, i);
+		list_add(h, i);
 	for (uint32_t i = 0; i < ARRAY_SIZE(fixed); i++)
-		list_add(l, fixed[i]);
+		list_add(h, fixed[i]);
 	for (uint32_t i = 0x268; i < 0x270; i++)
-		list_add(l, i);
-	list_add(l, MSR_MTRR_DEF_TYPE);
+		list_add(h, i);
+	list_add(h, MSR_MTRR_DEF_TYPE);
 	return 0;
 }
 
@@ -104,6 +101,10 @@ static int keep(struct vcpu_state *s, const struct kvm_msr_entry *e)
 {
 	uint32_t n = s->msrs_len / (uint32_t)sizeof(*e);
 
+	if (e->index == MSR_TSC) {
+		s->tsc = e->data;
+		return 0;
+	}
 	if (!e->data && zero_after_reset(e->index))
 		return 0;
 	if (n == VCPU_MAX_MSRS)
@@ -115,23 +116,25 @@ static int keep(struct vcpu_state *s, const struct kvm_msr_entry *e)
 	return 0;
 }
 
+/* The TSC is read with the others, last, to save a call. */
 int vcpu_msrs_get(struct vcpu *v, struct err *e)
 {
+	const struct arch_host *host = v->m->host;
 	struct vcpu_state *s = v->s;
-	struct msr_list list;
+	uint32_t total = host->nmsrs + 1;
 	struct chunk c;
-	int r = list_fill(v->m->kvm_fd, &list);
+	int r;
 
-	if (r < 0)
-		return err_sys(e, r, "KVM_GET_MSR_INDEX_LIST");
 	s->msrs_len = 0;
-	for (uint32_t at = 0; at < list.n;) {
-		uint32_t n = (uint32_t)min_u64(CHUNK, list.n - at);
+	for (uint32_t at = 0; at < total;) {
+		uint32_t n = (uint32_t)min_u64(CHUNK, total - at);
 
 		memset(&c, 0, sizeof(c.head) + n * sizeof(c.entry[0]));
 		c.head.nmsrs = n;
 		for (uint32_t i = 0; i < n; i++)
-			c.entry[i].index = list.index[at + i];
+			c.entry[i].index = at + i < host->nmsrs
+						   ? host->msr[at + i]
+						   : MSR_TSC;
 		r = kvm_ioctl(v->fd, KVM_GET_MSRS, &c);
 		if (r < 0)
 			return err_sys(e, r, "vCPU %u: KVM_GET_MSRS", v->id);
@@ -161,10 +164,19 @@ static int refused(
 		want->index, (unsigned long long)want->data);
 }
 
+/* Entry i of those to write: what was saved, then the TSC if there is one. */
+static struct kvm_msr_entry to_write(const struct vcpu_state *s, uint32_t i)
+{
+	if (i < s->msrs_len / sizeof(s->msrs[0]))
+		return s->msrs[i];
+	return (struct kvm_msr_entry){.index = MSR_TSC, .data = s->tsc};
+}
+
 int vcpu_msrs_set(struct vcpu *v, struct err *e)
 {
 	const struct vcpu_state *s = v->s;
-	uint32_t total = s->msrs_len / (uint32_t)sizeof(s->msrs[0]);
+	uint32_t total =
+		s->msrs_len / (uint32_t)sizeof(s->msrs[0]) + (s->tsc != 0);
 	struct chunk c;
 	int r;
 
@@ -173,14 +185,15 @@ int vcpu_msrs_set(struct vcpu *v, struct err *e)
 
 		c.head.nmsrs = n;
 		c.head.pad = 0;
-		memcpy(c.entry, s->msrs + at, n * sizeof(c.entry[0]));
+		for (uint32_t i = 0; i < n; i++)
+			c.entry[i] = to_write(s, at + i);
 		r = kvm_ioctl(v->fd, KVM_SET_MSRS, &c);
 		if (r < 0)
 			return err_sys(e, r, "vCPU %u: KVM_SET_MSRS", v->id);
 		at += (uint32_t)r;
 		if ((uint32_t)r == n)
 			continue;
-		r = refused(v, &s->msrs[at], e);
+		r = refused(v, &c.entry[r], e);
 		if (r < 0)
 			return r;
 		at++;

@@ -15,23 +15,27 @@
  *                                 APIC is in decides how its page is read
  *   xsave, xcrs, debugregs        independent; not KVM_SET_FPU, which a new
  *                                 vCPU forgets
- *   lapic before tsc              a deadline counts only in deadline mode
- *   msrs before tsc               the rest of them depend on nothing
- *   tsc                           TSC, then its deadline (vcpu_time.c)
+ *   msrs                          with the TSC as the last of them
+ *   deadline after lapic and msrs it counts only in deadline mode, and is
+ *                                 relative to the TSC (vcpu_time.c)
  *   events     last               nothing may disturb what is pending
  *
  *   reading
  *   mp_state   first              KVM takes in pending INIT and SIPI here,
  *                                 which changes registers and the local APIC
- *   lapic before tsc              says whether there is a deadline
+ *   lapic before deadline         says whether there is a deadline
  *   events     last               reading others can change what is pending
  *
- * A vCPU is written exactly once, just after it was created. A row is left out
- * when it holds what such a vCPU has anyhow (fresh()): each call costs 6-10 us
- * where KVM is software, and most guests use no debug registers.
+ * A vCPU is written exactly once, just after it was created, and each call
+ * costs 6-10 us where KVM is software. So a row is left out when it holds what
+ * such a vCPU has anyhow (fresh()); and regs, sregs and events are left to the
+ * first KVM_RUN (kvm_run.s.regs), which takes them in that same order, when the
+ * host is known to accept them (arch_host_try()) and the APIC base is the usual
+ * one, so that nothing else depends on them.
  */
 #include "core/arch.h"
 #include "core/arch/x86/cpuid.h"
+#include "core/arch/x86/host.h"
 #include "core/arch/x86/vcpu_state.h"
 #include "core/kvm.h"
 
@@ -88,16 +92,19 @@ static int set_tsc_khz(struct vcpu *v, struct err *e)
 	int64_t have, diff;
 	int r;
 
+	if (v->m->host->tried && v->m->host->tsc_same)
+		return 0;
 	have = kvm_ioctl_val(v->fd, KVM_GET_TSC_KHZ, 0);
 	if (have <= 0)
 		return 0;
-	if (!want) {
-		v->s->tsc_khz = (uint32_t)have;
+	if (!want)
+		v->s->tsc_khz = want = (uint32_t)have;
+	diff = have > want ? have - want : want - have;
+	if (diff * 1000000 <= have * 250) {
+		v->m->host->tsc_same = true;
 		return 0;
 	}
-	diff = have > want ? have - want : want - have;
-	if (diff * 1000000 <= have * 250)
-		return 0;
+	v->m->host->tsc_same = false;
 	r = kvm_ioctl_val(v->fd, KVM_SET_TSC_KHZ, want);
 	if (r < 0)
 		return err_sys(e, r,
@@ -223,7 +230,7 @@ enum {
 	ROW_DEBUGREGS,
 	ROW_LAPIC,
 	ROW_MSRS,
-	ROW_TSC,
+	ROW_DEADLINE,
 	ROW_EVENTS,
 	NROWS_
 };
@@ -250,7 +257,8 @@ static const struct row rows[NROWS_] = {
 	[ROW_LAPIC] = { "lapic", PLAIN(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic),
 		.fresh = fresh_lapic },
 	[ROW_MSRS] = { "msrs", .get = vcpu_msrs_get, .set = vcpu_msrs_set },
-	[ROW_TSC] = { "tsc", .get = vcpu_tsc_get, .set = vcpu_tsc_set },
+	[ROW_DEADLINE] = { "deadline", .get = vcpu_deadline_get,
+		.set = vcpu_deadline_set },
 	[ROW_EVENTS] = { "events",
 		PLAIN(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events),
 		.fresh = fresh_events },
@@ -267,7 +275,7 @@ static const uint8_t save_order[] = {
 	ROW_LAPIC,
 	ROW_TSC_KHZ,
 	ROW_MSRS,
-	ROW_TSC,
+	ROW_DEADLINE,
 	ROW_EVENTS,
 };
 
@@ -294,13 +302,38 @@ int vcpu_state_get(struct vcpu *v, struct err *e)
 	return r;
 }
 
+/* Rows that KVM_RUN will take. */
+static const uint64_t sync_rows =
+	1 << ROW_REGS | 1 << ROW_SREGS | 1 << ROW_EVENTS;
+#define SYNC_ALL (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+static bool leave_to_run(struct vcpu *v)
+{
+	const struct arch_host *h = v->m->host;
+	const struct vcpu_state *s = v->s;
+
+	if (!v->run || !h->tried || (h->sync_regs & SYNC_ALL) != SYNC_ALL ||
+		s->mp_state != KVM_MP_STATE_RUNNABLE ||
+		s->sregs.apic_base != apic_base_reset(v->id))
+		return false;
+	v->run->s.regs.regs = s->regs;
+	v->run->s.regs.sregs = s->sregs;
+	v->run->s.regs.events = s->events;
+	v->run->kvm_dirty_regs = SYNC_ALL;
+	/* A pause before the first KVM_RUN must still let KVM take them. */
+	v->io_pending = true;
+	return true;
+}
+
 int vcpu_state_set(struct vcpu *v, struct err *e)
 {
+	uint64_t skip = leave_to_run(v) ? sync_rows : 0;
 	const struct row *row;
 	int r = 0;
 
 	for (row = rows; !r && row < rows + NROWS_; row++) {
-		if (row->fresh && row->fresh(v))
+		if ((skip & 1ULL << (row - rows)) ||
+			(row->fresh && row->fresh(v)))
 			continue;
 		r = row->set ? row->set(v, e) : plain(v, row, row->set_req, e);
 	}

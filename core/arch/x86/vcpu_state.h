@@ -45,6 +45,8 @@ void vcpu_state_reset(struct vcpu_state *s, uint32_t id);
 /* The local APIC after reset. */
 void vcpu_lapic_reset(struct kvm_lapic_state *l, uint32_t id);
 
+uint64_t apic_base_reset(uint32_t id);
+
 uint32_t lapic_read(const struct kvm_lapic_state *l, uint32_t reg);
 void lapic_write(struct kvm_lapic_state *l, uint32_t reg, uint32_t v);
 
@@ -52,14 +54,15 @@ void lapic_write(struct kvm_lapic_state *l, uint32_t reg, uint32_t v);
 int vcpu_msr_get(struct vcpu *v, uint32_t index, uint64_t *value) MUST_USE;
 int vcpu_msr_set(struct vcpu *v, uint32_t index, uint64_t value) MUST_USE;
 
-/* msr.c: all MSRs worth saving <-> s->msrs. */
+/* msr.c: all MSRs worth saving <-> s->msrs, and the TSC <-> s->tsc. A TSC of 0
+ * is not written: a cold boot, it runs since the vCPU was created. */
 int vcpu_msrs_get(struct vcpu *v, struct err *e) MUST_USE;
 int vcpu_msrs_set(struct vcpu *v, struct err *e) MUST_USE;
 
-/* vcpu_time.c: s->tsc and s->tsc_deadline <-> KVM, and KVMCLOCK_CTRL. The
- * deadline needs the local APIC's timer mode: after the LAPIC. */
-int vcpu_tsc_get(struct vcpu *v, struct err *e) MUST_USE;
-int vcpu_tsc_set(struct vcpu *v, struct err *e) MUST_USE;
+/* vcpu_time.c: s->tsc_deadline <-> KVM. After the local APIC (it counts only in
+ * deadline mode) and after the TSC. */
+int vcpu_deadline_get(struct vcpu *v, struct err *e) MUST_USE;
+int vcpu_deadline_set(struct vcpu *v, struct err *e) MUST_USE;
 
 /* Register numbers (SDM 3A 11.4.1; SDM 4). */
 #define LAPIC_ID        0x20

@@ -90,6 +90,12 @@ void vcpu_lapic_reset(struct kvm_lapic_state *l, uint32_t id)
 		lapic_write(l, LAPIC_LVT0, 0x700);
 }
 
+/* SDM 3A 11.4.4: enabled; bit 8: the processor that boots. */
+uint64_t apic_base_reset(uint32_t id)
+{
+	return 0xfee00000 | 1 << 11 | (id ? 0 : 1 << 8);
+}
+
 static struct kvm_segment segment(uint8_t type, uint8_t s)
 {
 	return (struct kvm_segment){
@@ -115,8 +121,7 @@ void vcpu_state_reset(struct vcpu_state *s, uint32_t id)
 	r->ldt = segment(2, 0);
 	r->gdt.limit = r->idt.limit = 0xffff;
 	r->cr0 = 0x60000010; /* CD, NW, ET */
-	/* Enabled; bit 8: the processor that boots. */
-	r->apic_base = 0xfee00000 | 1 << 11 | (id ? 0 : 1 << 8);
+	r->apic_base = apic_base_reset(id);
 	s->debugregs.dr6 = 0xffff0ff0;
 	s->debugregs.dr7 = 0x400;
 	s->mp_state = id ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;

@@ -60,13 +60,11 @@ static bool deadline_mode(const struct vcpu_state *s)
 	return (lvtt & 0x60000) == 0x40000 && !(lvtt & 0x10000);
 }
 
-int vcpu_tsc_get(struct vcpu *v, struct err *e)
+int vcpu_deadline_get(struct vcpu *v, struct err *e)
 {
 	struct vcpu_state *s = v->s;
-	int r = vcpu_msr_get(v, MSR_TSC, &s->tsc);
+	int r;
 
-	if (r < 0)
-		return err_sys(e, r, "vCPU %u: reading the TSC", v->id);
 	s->tsc_deadline = 0;
 	if (!deadline_mode(s))
 		return 0;
@@ -78,18 +76,12 @@ int vcpu_tsc_get(struct vcpu *v, struct err *e)
 	return 0;
 }
 
-int vcpu_tsc_set(struct vcpu *v, struct err *e)
+int vcpu_deadline_set(struct vcpu *v, struct err *e)
 {
 	struct vcpu_state *s = v->s;
 	uint64_t now;
 	int r;
 
-	/* 0: a cold boot; the TSC runs since the vCPU was created. */
-	if (!s->tsc)
-		return 0;
-	r = vcpu_msr_set(v, MSR_TSC, s->tsc);
-	if (r < 0)
-		return err_sys(e, r, "vCPU %u: setting the TSC", v->id);
 	if (!s->tsc_deadline)
 		return 0;
 	r = vcpu_msr_get(v, MSR_TSC, &now);
@@ -108,7 +100,10 @@ int vcpu_time_stop(struct vcpu *v, struct err *e)
 
 	if (r < 0)
 		return err_sys(e, r, "vCPU %u: KVM_GET_LAPIC", v->id);
-	r = vcpu_tsc_get(v, e);
+	r = vcpu_msr_get(v, MSR_TSC, &s->tsc);
+	if (r < 0)
+		return err_sys(e, r, "vCPU %u: reading the TSC", v->id);
+	r = vcpu_deadline_get(v, e);
 	if (r < 0)
 		return r;
 	if (s->tsc_deadline) {
@@ -143,11 +138,14 @@ int vcpu_time_set(struct vcpu *v, struct err *e)
 		if (r < 0)
 			return err_sys(e, r, "vCPU %u: KVM_SET_LAPIC", v->id);
 	}
-	r = vcpu_tsc_set(v, e);
+	r = vcpu_msr_set(v, MSR_TSC, s->tsc);
+	if (r < 0)
+		return err_sys(e, r, "vCPU %u: setting the TSC", v->id);
+	r = vcpu_deadline_set(v, e);
 	if (r < 0)
 		return r;
-	/* So that a guest kernel does not take the gap for a soft lockup. Fails
-	 * where the guest has no kvm-clock. */
+	/* So that a guest kernel does not take the gap for a soft lockup; where
+	 * it has no kvm-clock this fails, and there is nothing to tell. */
 	(void)kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0);
 	return 0;
 }

@@ -1,0 +1,111 @@
+#include "core/arch/x86/host.h"
+#include "core/arch.h"
+#include "core/arch/x86/cpuid.h"
+#include "core/arch/x86/ioapic.h"
+#include "core/kvm.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+
+#define MAX_SUPPORTED 256
+
+int arch_host_probe(struct machine *m, int kvm_fd, struct err *e)
+{
+	struct arch_host *h;
+	int r;
+
+	if (m->host)
+		return 0;
+	r = kvm_ioctl_val(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (r < 0 || (size_t)r < sizeof(struct kvm_run))
+		return err_set(e, -EIO, "KVM_GET_VCPU_MMAP_SIZE: %d", r);
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		return err_set(e, -ENOMEM, "no memory");
+	h->run_size = (uint32_t)r;
+	r = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+	h->sync_regs = r > 0 ? (uint32_t)r : 0;
+	r = host_list_msrs(h, kvm_fd, e);
+	if (r < 0) {
+		free(h);
+		return r;
+	}
+	m->host = h;
+	return 0;
+}
+
+size_t arch_run_size(const struct machine *m)
+{
+	return m->host->run_size;
+}
+
+/* A guest that was shown a feature will use it. */
+static int check_cpuid(struct machine *m, int kvm_fd, struct err *e)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entry[MAX_SUPPORTED];
+	} k = {.head.nent = MAX_SUPPORTED};
+	const struct vcpu_state *s = m->cpu[0]->s;
+	uint32_t leaf, bits = 0;
+	char reg[4] = "";
+	int r;
+
+	if (!s->cpuid_len)
+		return 0;
+	r = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &k);
+	if (r < 0)
+		return err_sys(e, r, "KVM_GET_SUPPORTED_CPUID");
+	leaf = cpuid_missing(s->cpuid,
+		s->cpuid_len / (uint32_t)sizeof(s->cpuid[0]), k.entry,
+		(uint32_t)min_u64(k.head.nent, MAX_SUPPORTED), reg, &bits);
+	if (!bits)
+		return 0;
+	return err_set(e, -EOPNOTSUPP,
+		"the guest was shown processor features that this host lacks: "
+		"CPUID leaf 0x%x %s bits 0x%x; restore it on a host like the "
+		"one it was made on",
+		leaf, reg, bits);
+}
+
+/* Give each vCPU's state to a vCPU that is thrown away. */
+static int try_vcpus(struct machine *m, int vm, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < m->ncpus; i++) {
+		struct vcpu v = {.m = m, .id = i, .s = m->cpu[i]->s};
+
+		v.fd = kvm_ioctl_val(vm, KVM_CREATE_VCPU, i);
+		if (v.fd < 0)
+			return err_sys(e, v.fd, "vCPU %u: KVM_CREATE_VCPU", i);
+		r = vcpu_state_set(&v, e);
+		(void)close(v.fd);
+	}
+	return r;
+}
+
+int arch_host_try(struct machine *m, int kvm_fd, struct err *e)
+{
+	struct kvm_enable_cap split = {
+		.cap = KVM_CAP_SPLIT_IRQCHIP,
+		.args = {IOAPIC_PINS},
+	};
+	int r = check_cpuid(m, kvm_fd, e);
+	AUTO_FD vm = -1;
+
+	if (r < 0)
+		return r;
+	vm = kvm_ioctl_val(kvm_fd, KVM_CREATE_VM, 0);
+	if (vm < 0)
+		return err_sys(e, vm, "KVM_CREATE_VM");
+	r = kvm_ioctl(vm, KVM_ENABLE_CAP, &split);
+	if (r < 0)
+		return err_sys(e, r, "split irqchip");
+	/* Which memory is there does not matter: nothing runs. */
+	m->kvm_fd = kvm_fd;
+	r = try_vcpus(m, vm, e);
+	m->kvm_fd = -1;
+	m->host->tried = !r;
+	return r;
+}
