@@ -207,23 +207,19 @@ static void print_wrapped(FILE *f, const char *text, int col, int indent)
 {
 	while (*text) {
 		size_t n = strcspn(text, " \n");
+		char end = text[n];
 
-		if (col > indent && col + (int)n > 78) {
-			fprintf(f, "\n%*s", indent, "");
-			col = indent;
-		}
 		fprintf(f, "%.*s", (int)n, text);
 		col += (int)n;
-		text += n;
-		if (*text == '\n') {
+		text += n + (end != 0);
+		if (end == '\n' ||
+			(end == ' ' &&
+				col + 1 + (int)strcspn(text, " \n") > 78)) {
 			fprintf(f, "\n%*s", indent, "");
 			col = indent;
-			text++;
-		} else if (*text) {
-			if (col < 78)
-				fputc(' ', f);
+		} else if (end == ' ') {
+			fputc(' ', f);
 			col++;
-			text++;
 		}
 	}
 	fputc('\n', f);
