@@ -16,8 +16,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MAX_INPUT (1 * MIB)
-#define MAX_FILES 4096
+#define INPUT_MAX (1 * MIB)
+#define FILES_MAX 4096
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -27,7 +27,7 @@ struct input {
 };
 
 struct corpus {
-	struct input in[MAX_FILES];
+	struct input in[FILES_MAX];
 	size_t n;
 };
 
@@ -41,9 +41,9 @@ static int load_file(struct corpus *c, const char *path)
 		perror(path);
 		return -1;
 	}
-	if (!S_ISREG(st.st_mode) || c->n == MAX_FILES)
+	if (!S_ISREG(st.st_mode) || c->n == FILES_MAX)
 		return 0;
-	in->size = min_u64((uint64_t)st.st_size, MAX_INPUT);
+	in->size = min_u64((uint64_t)st.st_size, INPUT_MAX);
 	in->data = malloc(in->size + 1);
 	if (!in->data)
 		return -1;
@@ -164,7 +164,7 @@ static void run_mutations(const struct corpus *c, uint8_t *buf)
 int main(int argc, char **argv)
 {
 	struct corpus *c = calloc(1, sizeof(*c));
-	uint8_t *buf = malloc(MAX_INPUT + 8);
+	uint8_t *buf = malloc(INPUT_MAX + 8);
 	const char *name = strrchr(argv[0], '/');
 	char path[4096];
 	int r = c && buf ? 0 : -1;
