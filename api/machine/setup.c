@@ -185,6 +185,8 @@ static int zygote(struct setup *s, int *base, struct err *e)
 	if (!r)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_CLONE, *base, e);
 	if (!r)
+		r = machine_prepare(&w->m, w->kvm.fd, e);
+	if (!r)
 		r = jail_prepare(&w->jail, true, e);
 	return r ? r : jail_main(&w->jail, e);
 }
