@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """RESULTS.md from the JSON files of thaw bench: results.py DIRECTORY."""
 
 import json

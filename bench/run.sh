@@ -20,6 +20,6 @@ for name in boot clone invoke burst density; do
 	thaw bench $name --json "$out/$name.json" --plot "$out/$name.svg" "$@" || rc=1
 	[ $rc -eq 0 ] || [ -s "$out/$name.json" ] || exit 1
 done
-python3 "$here/results.py" "$out" >"$here/RESULTS.md" || exit 1
+/usr/bin/python3 "$here/results.py" "$out" >"$here/RESULTS.md" || exit 1
 echo "wrote bench/RESULTS.md"
 exit $rc

@@ -86,7 +86,7 @@ run_one() {
 	[ "$name" != "${name#/}" ] || test=$PWD/$name
 	cmd=("$test")
 	case $name in
-	*.py) cmd=(python3 "$test") ;;
+	*.py) cmd=(/usr/bin/python3 "$test") ;;
 	*.sh) cmd=(bash "$test") ;;
 	# ThreadSanitizer needs addresses where it expects them.
 	*build-thread/*) cmd=(setarch -R "$test") ;;

@@ -1,5 +1,6 @@
 /* thaw inspect, thaw verify: offline, in this process. */
 #include "api/cli/cli.h"
+#include "snapshot/render.h"
 #include "snapshot/snap.h"
 
 #include <errno.h>
@@ -55,8 +56,8 @@ static int print_inspected(struct cli *c, const msgpack_sbuffer *buf)
 		return cli_fail(c, EXIT_FAILED, "%s", e.msg);
 	if (c->json)
 		rc = json_print(c, &msg.data);
-	else
-		print_map(c->out, &msg.data, 0);
+	else if (snap_render_text(&msg.data, c->out))
+		rc = cli_fail(c, EXIT_FAILED, "cannot print it");
 	errors = thaw_get(&msg.data, "errors");
 	if (!rc && errors && errors->type == MSGPACK_OBJECT_ARRAY &&
 		errors->via.array.size)

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Every method, spoken by somebody else's msgpack."""
 
 import hashlib

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What clients do wrong: each mistake gets a clear error and costs nobody else
 anything. After each test the daemon has the processes and descriptors it had.
 """

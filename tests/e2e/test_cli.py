@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """The command line: every command, its exit codes, its one line of error, and
 what it leaves behind."""
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Guests that misbehave, processes that die, limits that are reached. Nothing
 is left behind, the daemon goes on serving.
 """
