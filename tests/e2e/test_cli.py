@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# timeout: 300
 """The command line: every command, its exit codes, its one line of error, and
 what it leaves behind."""
 
