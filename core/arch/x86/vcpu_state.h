@@ -33,7 +33,7 @@ struct vcpu_state {
 	uint32_t cpuid_len;    /* bytes in use of the three below */
 	uint32_t msrs_len;
 	uint32_t xsave_len;
-	uint32_t reserved;
+	uint32_t reserved[3]; /* no padding in front of xsave */
 	struct kvm_cpuid_entry2 cpuid[VCPU_MAX_CPUID];
 	struct kvm_msr_entry msrs[VCPU_MAX_MSRS];
 	uint8_t xsave[VCPU_XSAVE_MAX] __attribute__((aligned(16)));

@@ -16,7 +16,7 @@ static const struct st_field fields[] = {
 	ST_U(struct vcpu_state, tsc_deadline, 1),
 	ST_U(struct vcpu_state, mp_state, 1),
 	ST_U(struct vcpu_state, tsc_khz, 1),
-	ST_U(struct vcpu_state, reserved, 1),
+	ST_ARR(struct vcpu_state, reserved, 1),
 	ST_VAR(struct vcpu_state, cpuid, cpuid_len, 1),
 	ST_VAR(struct vcpu_state, msrs, msrs_len, 1),
 	ST_VAR(struct vcpu_state, xsave, xsave_len, 1),
@@ -48,8 +48,8 @@ static int state_check(const void *state, struct err *e)
 	/* 100 GHz; above 2^31 KVM would take it for negative. */
 	if (s->tsc_khz > 100000000)
 		return err_set(e, -EBADMSG, "tsc_khz: %u", s->tsc_khz);
-	if (s->reserved)
-		return err_set(e, -EBADMSG, "reserved: %u", s->reserved);
+	if (s->reserved[0] || s->reserved[1] || s->reserved[2])
+		return err_set(e, -EBADMSG, "reserved: not zero");
 	return 0;
 }
 
