@@ -22,11 +22,15 @@ struct inspect {
 	bool header, table, index; /* which parts are sound */
 };
 
-/* Note the error of a part; true when there was none. */
+/* Note the error of a part, once; true when there was none. */
 static bool sound(struct inspect *in, int rc, const struct err *e)
 {
 	if (!rc)
 		return true;
+	for (unsigned i = 0; i < in->nerrors; i++) {
+		if (!strcmp(in->errors[i].msg, e->msg))
+			return false;
+	}
 	if (in->nerrors < MAX_ERRORS)
 		in->errors[in->nerrors++] = *e;
 	return false;
@@ -165,12 +169,19 @@ static void pack_content(struct inspect *in, const struct snap_section *sec)
 
 static void pack_config(struct inspect *in)
 {
+	const struct snap_section *sec = snap_find(&in->s, SNAP_TAG_CONFIG, 0);
 	struct machine_config cfg = {0};
 	struct err e = {0};
 	msgpack_packer *p = in->out;
+	int rc;
 
 	mp_str(p, "config");
-	if (!sound(in, snap_read_config(&in->s, &cfg, &e), &e)) {
+	if (sec)
+		rc = snap_load_section(
+			&in->s, sec, &machine_config_desc, &cfg, &e);
+	else
+		rc = snap_bad(&e, 0, 0, "there is no config section");
+	if (!sound(in, rc, &e)) {
 		(void)msgpack_pack_nil(p);
 		return;
 	}
