@@ -68,6 +68,25 @@ static int check_cpuid(struct machine *m, int kvm_fd, struct err *e)
 		leaf, reg, bits);
 }
 
+/* What setting the time would do, learnt on a vCPU nobody will run. */
+static int try_time(struct vcpu *v, struct err *e)
+{
+	struct arch_host *h = v->m->host;
+	const uint64_t back = 1ULL << 40;
+	uint64_t before, after;
+	int r = vcpu_msr_get(v, MSR_TSC, &before);
+
+	if (!r)
+		r = vcpu_msr_set(v, MSR_TSC, before - back);
+	if (!r)
+		r = vcpu_msr_get(v, MSR_TSC, &after);
+	if (r < 0)
+		return err_sys(e, r, "vCPU %u: setting the TSC", v->id);
+	h->tsc_fixed = after - before < back;
+	h->no_kvmclock_ctrl = kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0) < 0;
+	return 0;
+}
+
 /* Give each vCPU's state to a vCPU that is thrown away. */
 static int try_vcpus(struct machine *m, int vm, struct err *e)
 {
@@ -80,6 +99,8 @@ static int try_vcpus(struct machine *m, int vm, struct err *e)
 		if (v.fd < 0)
 			return err_sys(e, v.fd, "vCPU %u: KVM_CREATE_VCPU", i);
 		r = vcpu_state_set(&v, e);
+		if (!r && !i)
+			r = try_time(&v, e);
 		(void)close(v.fd);
 	}
 	return r;

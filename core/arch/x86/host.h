@@ -16,7 +16,9 @@ struct arch_host {
 	 * to suit, and what can be set by KVM_RUN itself will not be refused
 	 * there. */
 	bool tried;
-	bool tsc_same; /* the guest's TSC rate is the host's */
+	bool tsc_same;  /* the guest's TSC rate is the host's */
+	bool tsc_fixed; /* it cannot be set: the guest reads the host's */
+	bool no_kvmclock_ctrl; /* KVM_KVMCLOCK_CTRL fails: no such clock */
 	uint32_t nmsrs;
 	uint32_t msr[HOST_MAX_MSRS]; /* worth saving, see msr.c */
 };

@@ -17,6 +17,7 @@
  * Parking stops both timers in KVM (a parked periodic timer would cost the
  * host an interrupt each period) and keeps their values here.
  */
+#include "core/arch/x86/host.h"
 #include "core/arch/x86/vcpu_state.h"
 #include "core/kvm.h"
 
@@ -100,7 +101,8 @@ int vcpu_time_stop(struct vcpu *v, struct err *e)
 
 	if (r < 0)
 		return err_sys(e, r, "vCPU %u: KVM_GET_LAPIC", v->id);
-	r = vcpu_msr_get(v, MSR_TSC, &s->tsc);
+	if (!v->m->host->tsc_fixed || deadline_mode(s))
+		r = vcpu_msr_get(v, MSR_TSC, &s->tsc);
 	if (r < 0)
 		return err_sys(e, r, "vCPU %u: reading the TSC", v->id);
 	r = vcpu_deadline_get(v, e);
@@ -116,36 +118,44 @@ int vcpu_time_stop(struct vcpu *v, struct err *e)
 	return r < 0 ? err_sys(e, r, "vCPU %u: stopping its timer", v->id) : 0;
 }
 
-int vcpu_time_set(struct vcpu *v, struct err *e)
+/* Only a counting timer makes the LAPIC depend on time. Interrupts that came
+ * meanwhile are in KVM's copy: that one is changed and put back. */
+static int restart_timer(struct vcpu *v, struct err *e)
 {
-	struct vcpu_state *s = v->s;
+	const struct kvm_lapic_state *saved = &v->s->lapic;
+	struct kvm_lapic_state l;
 	int r;
 
-	/* Only a counting timer makes the LAPIC depend on time. Interrupts
-	 * that came meanwhile are in KVM's copy, so it must not be written
-	 * otherwise. */
-	if (!s->tsc_deadline && lapic_read(&s->lapic, LAPIC_TMICT)) {
-		struct kvm_lapic_state l;
-
-		r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &l);
-		if (r < 0)
-			return err_sys(e, r, "vCPU %u: KVM_GET_LAPIC", v->id);
-		lapic_write(
-			&l, LAPIC_TMICT, lapic_read(&s->lapic, LAPIC_TMICT));
-		lapic_write(
-			&l, LAPIC_TMCCT, lapic_read(&s->lapic, LAPIC_TMCCT));
-		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &l);
-		if (r < 0)
-			return err_sys(e, r, "vCPU %u: KVM_SET_LAPIC", v->id);
-	}
-	r = vcpu_msr_set(v, MSR_TSC, s->tsc);
+	if (v->s->tsc_deadline || !lapic_read(saved, LAPIC_TMICT))
+		return 0;
+	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &l);
 	if (r < 0)
-		return err_sys(e, r, "vCPU %u: setting the TSC", v->id);
+		return err_sys(e, r, "vCPU %u: KVM_GET_LAPIC", v->id);
+	lapic_write(&l, LAPIC_TMICT, lapic_read(saved, LAPIC_TMICT));
+	lapic_write(&l, LAPIC_TMCCT, lapic_read(saved, LAPIC_TMCCT));
+	r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &l);
+	return r < 0 ? err_sys(e, r, "vCPU %u: KVM_SET_LAPIC", v->id) : 0;
+}
+
+int vcpu_time_set(struct vcpu *v, struct err *e)
+{
+	const struct arch_host *h = v->m->host;
+	struct vcpu_state *s = v->s;
+	int r = restart_timer(v, e);
+
+	if (r < 0)
+		return r;
+	if (!h->tsc_fixed) {
+		r = vcpu_msr_set(v, MSR_TSC, s->tsc);
+		if (r < 0)
+			return err_sys(e, r, "vCPU %u: setting the TSC", v->id);
+	}
 	r = vcpu_deadline_set(v, e);
 	if (r < 0)
 		return r;
 	/* So that a guest kernel does not take the gap for a soft lockup; where
 	 * it has no kvm-clock this fails, and there is nothing to tell. */
-	(void)kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0);
+	if (!h->no_kvmclock_ctrl)
+		(void)kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0);
 	return 0;
 }

@@ -1,5 +1,6 @@
 /* The parts of a VM that only x86 has. */
 #include "core/arch.h"
+#include "core/arch/x86/host.h"
 #include "core/arch/x86/ioapic.h"
 #include "core/arch/x86/vcpu_state.h"
 #include "core/kvm.h"
@@ -92,7 +93,7 @@ void arch_time_now(struct machine *m, struct ident *id)
 	id->clock_ns = m->saved.clock_ns;
 	if (v->fd < 0)
 		return;
-	if (!vcpu_msr_get(v, MSR_TSC, &tsc))
+	if (!m->host->tsc_fixed && !vcpu_msr_get(v, MSR_TSC, &tsc))
 		id->tsc = tsc;
 	if (kvm_ioctl(m->vm_fd, KVM_GET_CLOCK, &c) >= 0)
 		id->clock_ns = c.clock;
