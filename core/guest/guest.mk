@@ -1,0 +1,49 @@
+# The built-in guest: an ELF kernel of its own, embedded as $(BUILD)/guest.o.
+#
+# Its code is freestanding and has flags of its own: no FORTIFY, no sanitizer,
+# no stack protector, whatever the host side is built with.
+
+GUEST_DIR := core/guest
+GUEST_BASE := main virtio vsock gmp agent lib drbg fnapi heap clock crash
+GUEST_FN := fn_builtin fn_text fn_load fn_end fn_net sha256 text
+GUEST_CFLAGS := -std=gnu17 -Os -g -DTHAW_GUEST=1 -I. -ffreestanding -nostdlib \
+	-mno-red-zone -fno-stack-protector -fno-pic -fno-pie -mcmodel=small \
+	-fcf-protection=none -fno-asynchronous-unwind-tables \
+	-fno-unwind-tables -fno-strict-aliasing \
+	-fno-stack-clash-protection -U_FORTIFY_SOURCE $(WARN) $(WERROR)
+# Work on data, not on the way to every answer: speed counts more than size.
+GUEST_FAST := fn_text fn_load sha256 text
+GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none \
+	-Wl,-T,$(GUEST_DIR)/guest.ld -Wl,-z,noexecstack \
+	-Wl,-z,max-page-size=4096
+
+guest_obj = $(patsubst %,$(BUILD)/guest/%.o,$(1))
+
+$(BUILD)/guest/%.o: $(GUEST_DIR)/%.c
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_CFLAGS) -MMD -MP -c $< -o $@
+$(call guest_obj,$(GUEST_FAST)): GUEST_CFLAGS += -O2
+
+$(BUILD)/guest/boot.o: $(GUEST_DIR)/boot.S $(GUEST_DIR)/boot.h
+	@mkdir -p $(@D)
+	$(CC) -I. -fno-pic -c $< -o $@
+
+$(BUILD)/guest.elf: $(call guest_obj,boot $(GUEST_BASE) $(GUEST_FN)) \
+		$(GUEST_DIR)/guest.ld
+	$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) -o $@.full
+	objcopy --strip-debug $@.full $@
+
+$(BUILD)/guest.o: $(GUEST_DIR)/embed.S $(BUILD)/guest.elf
+	$(CC) -DGUEST_ELF='"$(BUILD)/guest.elf"' -c $< -o $@
+
+# A user's own function instead of the built-in ones: docs/functions.md.
+OUT ?= $(BUILD)/fn.elf
+.PHONY: function
+function: $(call guest_obj,boot $(GUEST_BASE) fn_weak) $(GUEST_DIR)/guest.ld
+	@test -n "$(SRC)" || { echo "usage: make function SRC=fn.c [OUT=fn.elf]" >&2; exit 2; }
+	@mkdir -p $(dir $(OUT))
+	$(CC) $(GUEST_CFLAGS) -O2 -c $(SRC) -o $(OUT).o
+	$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) $(OUT).o -o $(OUT).full
+	objcopy --strip-debug $(OUT).full $(OUT)
+	@rm -f $(OUT).o $(OUT).full
+	@echo "$(OUT): thaw template create NAME --kernel $(OUT)"

@@ -1,0 +1,79 @@
+/* Functions that use time or memory, for tests and benchmarks. */
+#include "core/guest/fn.h"
+
+#define MIB          (1ULL << 20)
+#define MAX_MEGABYTE (1ULL << 20) /* 1 TiB */
+#define MAX_SLEEP_MS (24 * 3600 * 1000ULL)
+
+int fn_spin(struct fn_ctx *ctx, const struct fn_input *in)
+{
+	uint64_t n;
+	int r = fn_number(ctx, in, UINT64_MAX, &n);
+
+	if (r)
+		return r;
+	for (uint64_t i = 0; i < n; i++)
+		__asm__ volatile("" : "+r"(i));
+	return fn_write_dec(ctx, n);
+}
+
+/* n MiB, of one piece or of several. */
+static int fill(struct fn_ctx *ctx, uint64_t megabytes, bool zero)
+{
+	uint64_t left = megabytes * MIB;
+
+	while (left) {
+		uint64_t n = fn_room();
+		uint64_t *p;
+
+		if (n > left)
+			n = left;
+		n &= ~7ULL;
+		p = n ? fn_alloc(n) : NULL;
+		if (!p)
+			return fn_fail(ctx, FN_EXHAUSTED, "out of memory");
+		left -= n;
+		if (zero) {
+			memset(p, 0, n);
+			continue;
+		}
+		/* odd multiples: no two words and no two pages are alike */
+		for (uint64_t i = 0; i < n / 8; i++)
+			p[i] = (2 * (left / 8 + i) + 1) * 0x9e3779b97f4a7c15ULL;
+	}
+	return 0;
+}
+
+int fn_touch(struct fn_ctx *ctx, const struct fn_input *in)
+{
+	uint64_t n;
+	int r = fn_number(ctx, in, MAX_MEGABYTE, &n);
+
+	r = r ? r : fill(ctx, n, false);
+	/* The answer needs a little memory: it is a small one. */
+	r = r ? r : fn_write_str(ctx, "touched ");
+	r = r ? r : fn_write_dec(ctx, n);
+	return r ? r : fn_write_str(ctx, " MiB");
+}
+
+int fn_zero(struct fn_ctx *ctx, const struct fn_input *in)
+{
+	uint64_t n;
+	int r = fn_number(ctx, in, MAX_MEGABYTE, &n);
+
+	r = r ? r : fill(ctx, n, true);
+	r = r ? r : fn_write_str(ctx, "zeroed ");
+	r = r ? r : fn_write_dec(ctx, n);
+	return r ? r : fn_write_str(ctx, " MiB");
+}
+
+int fn_sleep(struct fn_ctx *ctx, const struct fn_input *in)
+{
+	uint64_t ms;
+	int r = fn_number(ctx, in, MAX_SLEEP_MS, &ms);
+
+	if (r)
+		return r;
+	fn_sleep_us(ms * 1000);
+	return fn_write_str(ctx, "slept");
+}
