@@ -75,6 +75,7 @@ $(BUILD)/libthaw.a: $(call pic,$(LIBTHAW_SRC))
 $(BUILD)/libthaw.so: $(call pic,$(LIBTHAW_SRC))
 	$(call say,LD)
 	$(Q)$(CC) -shared $(SO_LDFLAGS) $^ -lmsgpackc -o $@
+	@ln -sf libthaw.so $(BUILD)/libthaw.so.0
 
 $(BUILD)/thawd: $(call obj,$(THAWD_SRC)) $(BASE_LIB)
 $(BUILD)/thaw-machine: $(call obj,$(MACHINE_SRC)) $(BASE_LIB)

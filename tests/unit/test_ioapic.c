@@ -230,6 +230,16 @@ static void test_edge(void **state)
 	ioapic_eoi(m, 0x34);
 	assert_int_equal(kvm.nmsis, 1);
 	assert_int_equal(get(m, 0x18) & IRR, 0);
+
+	kvm.fail = EPERM; /* no such local APIC */
+	ioapic_set_line(m, 4, false);
+	ioapic_set_line(m, 4, true);
+	assert_int_equal(kvm.nends, 0);
+	kvm.fail = EIO;
+	ioapic_set_line(m, 4, false);
+	ioapic_set_line(m, 4, true);
+	assert_int_equal(kvm.nends, 1);
+	kvm.fail = 0;
 	ioapic_set_line(m, 24, true);
 	ioapic_set_line(m, UINT32_MAX, true);
 	assert_int_equal(kvm.nmsis, 1);

@@ -169,8 +169,8 @@ static void deliver(struct ioapic *a, uint32_t pin)
 	struct kvm_msi msi = rte_msi(a->s.redir[pin]);
 	int r = kvm_ioctl(a->dev.m->vm_fd, KVM_SIGNAL_MSI, &msi);
 
-	/* 0: the guest's local APIC did not want it, which is its affair. */
-	if (r < 0)
+	/* 0 and -EPERM: no local APIC took it, which is the guest's affair. */
+	if (r < 0 && r != -EPERM)
 		machine_end(a->dev.m, MACHINE_END_ERROR,
 			"KVM_SIGNAL_MSI for pin %u: %s", pin, strerror(-r));
 }
