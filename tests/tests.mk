@@ -36,7 +36,7 @@ EXTRA_test_jail := api/machine/jail.c
 .SECONDEXPANSION:
 $(UNIT_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(UNIT_HELP) $(TEST_LIBS)
 $(KVM_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(KVM_HELP) $(TEST_LIBS)
-$(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $(TEST_LIBS)
+$(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $(UNIT_HELP) $(TEST_LIBS)
 $(FUZZ_BIN): TEST_LDFLAGS += $(if $(FUZZ),-fsanitize=fuzzer)
 $(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
 	$(call say,LD)

@@ -862,7 +862,7 @@ static void random_packets(void **state)
 {
 	(void)state;
 	for (uint32_t round = 1; round <= 100; round++) {
-		uint32_t seed = round * 2654435761u, port;
+		uint32_t seed = round * 2654435761u, port = 0;
 		struct fg_packet p;
 		struct ear e[4];
 		struct vsock_stream *s[4];
