@@ -91,14 +91,18 @@ while read -r id; do
 	fi
 done <"$dir/ids"
 end=$(now_ms)
-distinct=$(sort -u "$dir/said" | wc -l)
 generations=$(thaw ps --json | grep -o '"generation": "[0-9a-f-]*"' | sort -u | wc -l)
-echo "  $answered answered, $distinct identities and $generations generations," \
-	"all distinct (one thaw process per answer: $((end - start)) ms)"
-echo "  one of them: $(head -n 1 "$dir/said")"
+echo "  $answered answered (one thaw process per answer: $((end - start)) ms);" \
+	"distinct ones of each:"
+for key in hostname machine_id generation random; do
+	distinct=$(grep -o "$key=[^ ]*" "$dir/said" | sort -u | wc -l)
+	printf '    %-11s %d\n' $key "$distinct"
+	[ "$distinct" -eq "$CLONES" ] || fail "only $distinct distinct values of $key"
+done
+echo "  one of them: $(sed -n 's/ wall_ns.*//;1p' "$dir/said")"
 [ "$answered" -eq "$CLONES" ] || fail "$answered of $CLONES answered"
-[ "$distinct" -eq "$CLONES" ] || fail "only $distinct distinct identities"
-[ "$generations" -eq "$CLONES" ] || fail "only $generations distinct generations"
+[ "$generations" -eq "$CLONES" ] ||
+	fail "the daemon knows $generations distinct generations"
 
 say "wordcount of README.md in a clone, and wc here"
 guest=$(thaw invoke demo --data wordcount --file "$top/README.md")

@@ -157,7 +157,7 @@ static int run_invoke(struct cli *c, void *values)
 	struct thaw_result r = {0};
 	struct payload p = {0};
 	struct thaw_error e;
-	const void *data;
+	const void *data = NULL;
 	size_t len = 0;
 	int rc;
 
@@ -174,6 +174,10 @@ static int run_invoke(struct cli *c, void *values)
 		rc = cli_fail(c, EXIT_FAILED, "the answer has no payload");
 	else if (!rc && fwrite(data, 1, len, c->out) != len)
 		rc = cli_fail(c, EXIT_FAILED, "stdout: %s", strerror(errno));
+	/* On a terminal the prompt starts on a line of its own. */
+	if (!rc && len && ((const char *)data)[len - 1] != '\n' &&
+		isatty(STDOUT_FILENO))
+		fputc('\n', c->out);
 	if (!rc && v->times)
 		print_times(r.value);
 	thaw_result_free(&r);
