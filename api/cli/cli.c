@@ -104,19 +104,21 @@ int cli_call(struct cli *c, const char *what, struct thaw_result *r)
 {
 	bool tty = what && isatty(STDERR_FILENO);
 	struct thaw_error e;
-	uint32_t id;
+	uint32_t id, got;
 	int rc, seconds = 0;
 
+	*r = (struct thaw_result){0};
 	rc = thaw_send(c->t, &id, &e);
 	while (!rc) {
-		rc = thaw_wait(c->t, id, tty ? 1000 : -1, r, &e);
-		/* The library's own timeout leaves no answer; the daemon's
-		 * comes as one, with a message of its own. */
-		if (rc != THAW_TIMEOUT || !tty ||
-			strcmp(e.message, "no answer from the daemon in time"))
+		rc = thaw_next(c->t, tty ? 1000 : -1, &got, r, &e);
+		if (got == id || (rc && !got && rc != THAW_TIMEOUT))
 			break;
-		rc = 0;
-		show_progress(what, ++seconds);
+		/* A timeout without an answer is our own second; else it is the
+		 * answer to something sent before, which nobody waits for. */
+		if (!got)
+			show_progress(what, ++seconds);
+		thaw_result_free(r);
+		rc = THAW_OK;
 	}
 	if (seconds)
 		clear_progress();
