@@ -55,6 +55,9 @@ int snap_load_section(const struct snap *s, const struct snap_section *sec,
 /* The table for a state section's tag, NULL for other sections. */
 const struct st_desc *snap_section_desc(uint64_t tag);
 
+/* A section with an unknown tag: may it be skipped? */
+int snap_check_unknown(const struct snap_section *sec, struct err *e) MUST_USE;
+
 /* index.c */
 struct snap_leaf_at {
 	const struct snap_region *region;

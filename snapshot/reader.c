@@ -107,12 +107,7 @@ static int unclaimed(const struct snap_section *sec, struct err *e)
 		return snap_bad(e, sec->offset, sec->stored_length,
 			"section %.16s: the configuration has no such part",
 			sec->name);
-	if (!(sec->flags & SNAP_SECTION_REQUIRED))
-		return 0;
-	return err_set(e, -EOPNOTSUPP,
-		"section %.16s (tag 0x%016llx) is required and unknown to this "
-		"version",
-		sec->name, (unsigned long long)sec->tag);
+	return snap_check_unknown(sec, e);
 }
 
 static int missing(const struct snap *s, uint64_t tag, uint16_t index,

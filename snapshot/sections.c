@@ -86,3 +86,13 @@ int snap_load_section(const struct snap *s, const struct snap_section *sec,
 		return err_set(e, rc, "section %.16s: %s", sec->name, why.msg);
 	return 0;
 }
+
+int snap_check_unknown(const struct snap_section *sec, struct err *e)
+{
+	if (!(sec->flags & SNAP_SECTION_REQUIRED))
+		return 0;
+	return err_set(e, -EOPNOTSUPP,
+		"section %.16s (tag 0x%016llx) is required and unknown to this "
+		"version",
+		sec->name, (unsigned long long)sec->tag);
+}

@@ -53,11 +53,34 @@ static int note(struct verify *v, uint64_t offset, uint64_t length, bool shared,
 
 /* ---- sections ---- */
 
-static int check_config_matches(struct snap *s, struct err *e)
+/* What the configuration asks for is there, as far as every machine has it. */
+static int verify_parts(struct snap *s, struct err *e)
 {
 	struct machine_config cfg;
+	uint32_t vcpus = 0;
+	int rc = snap_read_config(s, &cfg, e);
 
-	return snap_read_config(s, &cfg, e);
+	if (rc)
+		return rc;
+	if (!snap_find(s, SNAP_TAG_MACHINE, 0))
+		return snap_bad(e, 0, 0, "there is no section for machine");
+	for (uint32_t i = 0; i < s->h.section_count; i++) {
+		const struct snap_section *sec = &s->sec[i];
+		bool vcpu = sec->tag == SNAP_TAG_VCPU;
+
+		vcpus += vcpu ? 1 : 0;
+		if (sec->index >= (vcpu ? cfg.cpus : 1) &&
+			snap_section_desc(sec->tag))
+			return snap_bad(e, sec->offset, sec->stored_length,
+				"section %.16s: the configuration has no such "
+				"part",
+				sec->name);
+	}
+	if (vcpus != cfg.cpus)
+		return snap_bad(e, 0, 0,
+			"%u vCPU sections, the configuration has %u vCPUs",
+			vcpus, cfg.cpus);
+	return 0;
 }
 
 /* A state section whose table is known: as a restore would load it. */
@@ -89,8 +112,10 @@ static int verify_section(
 	rc = snap_read_section(v->s, sec, sec->stored_length, &buf, e);
 	if (!rc)
 		rc = note(v, sec->offset, sec->stored_length, false, e);
-	if (rc || (!d && sec->tag != SNAP_TAG_METADATA))
+	if (rc || sec->tag == SNAP_TAG_MEMORY)
 		return rc;
+	if (!d && sec->tag != SNAP_TAG_METADATA)
+		return snap_check_unknown(sec, e);
 	rc = mp_unpack(buf, sec->stored_length, &mp_default_limits, &msg, &why);
 	if (rc)
 		rc = snap_bad(e, sec->offset, sec->stored_length,
@@ -115,7 +140,7 @@ static int verify_sections(struct verify *v, struct err *e)
 			s->h.section_count * sizeof(*s->sec), false, e);
 	for (uint32_t i = 0; i < s->h.section_count && !rc; i++)
 		rc = verify_section(v, &s->sec[i], e);
-	return rc ? rc : check_config_matches(s, e);
+	return rc ? rc : verify_parts(s, e);
 }
 
 /* ---- memory ---- */
