@@ -11,8 +11,8 @@
  *
  * Page tables: identity map of the first 4 GiB, user-accessible; the first
  * 2 MiB in 4 KiB pages so that page 0 and the stack's guard are absent, this
- * section belongs to CPL 0 and text is read-only. From 4 GiB on 1 GiB pages as
- * far as the e820 table goes. Accessed and dirty bits are set in advance:
+ * section belongs to CPL 0 and text is read-only. Memory above 4 GiB in 2 MiB
+ * pages, by page directories that main.c fills. Accessed and dirty bits are set in advance:
  * setting them would write to (and in a clone copy) the tables' pages.
  *
  * Descriptors hold addresses in pieces that no relocation can express; it works
@@ -37,7 +37,8 @@
 #define BP_E820_ENTRIES 0x1e8
 #define BP_E820_TABLE   0x2d0
 #define E820_SIZE       20
-#define E820_MAX        128
+#define E820_RAM        1
+#define HOLE_START      0xc0000000
 
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
 
@@ -77,6 +78,8 @@ guest_entry:
 	call	clock_on
 	mov	%rbp, %rdi
 	mov	%r12d, %esi
+	mov	%r13, %rdx
+	mov	%r14d, %ecx
 	pushq	$SEL_DATA3
 	pushq	$stack_end - 8
 	pushq	$2
@@ -101,41 +104,53 @@ map_text:
 	movq	$0, (%rdx,%rax,8)
 	ret
 
-/* Memory above 4 GiB, in 1 GiB pages when the processor has them; sets
- * BOOT_HIGH in %r12 then. */
+/* Page directories for memory above 4 GiB: linked in here, at the end of the
+ * memory below the hole, and filled at CPL 3 (main.c). %r13: where, %r14: how
+ * many. */
 map_high:
-	mov	$0x80000001, %eax
-	cpuid
-	bt	$26, %edx
-	jnc	9f
-	or	$BOOT_HIGH, %r12d
+	xor	%r13d, %r13d		/* end of memory below the hole */
+	xor	%edi, %edi		/* end of all */
 	movzbl	BP_E820_ENTRIES(%rbp), %ecx
-	cmp	$E820_MAX, %ecx
-	ja	9f
 	lea	BP_E820_TABLE(%rbp), %rsi
-	xor	%edi, %edi
+	mov	$HOLE_START, %r8d
 	jmp	2f
 1:	mov	(%rsi), %rax
 	add	8(%rsi), %rax
+	cmpl	$E820_RAM, 16(%rsi)
+	lea	E820_SIZE(%rsi), %rsi
+	jne	2f
 	cmp	%rdi, %rax
 	cmova	%rax, %rdi
-	add	$E820_SIZE, %rsi
+	cmp	%r8, %rax
+	ja	2f
+	cmp	%r13, %rax
+	cmova	%rax, %r13
 2:	dec	%ecx
 	jns	1b
-	mov	$4, %ecx
-3:	mov	%rcx, %rax
-	shl	$30, %rax
-	cmp	%rdi, %rax
-	jae	9f
-	or	$PTE_LARGE, %rax
-	mov	%rax, pdpt(,%rcx,8)
+	lea	(1 << 30) - 1(%rdi), %r14
+	shr	$30, %r14
+	sub	$4, %r14
+	jbe	8f
+	mov	$508, %eax
+	cmp	%rax, %r14
+	cmova	%rax, %r14
+	and	$~0xfff, %r13
+	mov	%r14, %rax
+	shl	$12, %rax
+	sub	%rax, %r13
+	lea	PTE_TABLE(%r13), %rax
+	xor	%ecx, %ecx
+3:	mov	%rax, pdpt + 4 * 8(,%rcx,8)
+	add	$0x1000, %rax
 	inc	%ecx
-	cmp	$512, %ecx
+	cmp	%r14d, %ecx
 	jb	3b
-9:	ret
+	ret
+8:	xor	%r14d, %r14d
+	ret
 
 /* kvm-clock, when the hypervisor is KVM and offers it (KVM CPUID leaves); sets
- * BOOT_CLOCK in %r12 then. */
+ * %r12 to 1 then. */
 clock_on:
 	mov	$1, %eax
 	cpuid
@@ -157,7 +172,7 @@ clock_on:
 	mov	$guest_clock_page + 1, %eax
 	xor	%edx, %edx
 	wrmsr
-	or	$BOOT_CLOCK, %r12d
+	inc	%r12d
 8:	ret
 
 /* Exceptions. The processor pushed an error code for some vectors. */

@@ -19,10 +19,6 @@
 #define CRASH_RSP    32
 #define CRASH_CR2    40
 
-/* flags for guest_main() */
-#define BOOT_CLOCK 1
-#define BOOT_HIGH  2
-
 #ifdef __ASSEMBLER__
 
 /* of abi.h, which the assembler cannot read */
@@ -46,10 +42,11 @@ extern uint32_t crash_depth;
 /* Set: the next exception becomes a triple fault. */
 extern uint32_t crash_triple;
 
-/* CPL 3, on the stack; params is struct boot_params; flags:
- * BOOT_CLOCK: KVM fills guest_clock_page; BOOT_HIGH: memory from 4 GiB on is
- * mapped. */
-_Noreturn void guest_main(const uint8_t *params, uint32_t boot_flags);
+/* CPL 3, on the stack. params: struct boot_params. have_clock: KVM fills
+ * guest_clock_page. pd: npd empty page directories, for 1 GiB each from 4 GiB
+ * on, at the end of the memory below the hole. */
+_Noreturn void guest_main(
+	const uint8_t *params, uint32_t have_clock, uint64_t *pd, uint32_t npd);
 _Noreturn void crash_main(void);
 
 #endif

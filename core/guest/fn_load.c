@@ -22,6 +22,10 @@ static int fill(struct fn_ctx *ctx, uint64_t megabytes, bool zero)
 {
 	uint64_t left = megabytes * MIB;
 
+	/* Rather than fill all there is and fail then. */
+	if (left > fn_free())
+		return fn_fail(ctx, FN_EXHAUSTED, "out of memory");
+
 	while (left) {
 		uint64_t n = fn_room();
 		uint64_t *p;

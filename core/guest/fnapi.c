@@ -20,6 +20,11 @@ size_t fn_room(void)
 	return heap_room();
 }
 
+size_t fn_free(void)
+{
+	return heap_left();
+}
+
 int fn_fail(struct fn_ctx *ctx, enum fn_code code, const char *text)
 {
 	ctx->code = code;

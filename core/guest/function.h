@@ -54,8 +54,9 @@ extern const char *const function_names[];
 /* Memory until the end of the request, aligned to 16 bytes, not cleared; NULL
  * when there is no more. There is no free. */
 void *fn_alloc(size_t size);
-/* What fn_alloc() could give at most. */
+/* What one fn_alloc() could give at most, and several together. */
 size_t fn_room(void);
+size_t fn_free(void);
 
 /* Append to the answer. 0, or an error to return (out of memory). */
 int fn_write(struct fn_ctx *ctx, const void *p, size_t n);

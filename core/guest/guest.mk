@@ -13,7 +13,7 @@ GUEST_CFLAGS := -std=gnu17 -Os -g -DTHAW_GUEST=1 -I. -ffreestanding -nostdlib \
 	-fno-stack-clash-protection -U_FORTIFY_SOURCE $(WARN) $(WERROR)
 # Work on data, not on the way to every answer: speed counts more than size.
 GUEST_FAST := fn_text fn_load sha256 text
-GUEST_LDFLAGS := -nostdlib -static -no-pie -Wl,--build-id=none \
+GUEST_LDFLAGS := -nostdlib -static -Wl,--build-id=none \
 	-Wl,-T,$(GUEST_DIR)/guest.ld -Wl,-z,noexecstack \
 	-Wl,-z,max-page-size=4096
 

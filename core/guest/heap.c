@@ -47,9 +47,13 @@ uint64_t heap_room(void)
 	return max;
 }
 
-uint8_t *heap_here(void)
+uint64_t heap_left(void)
 {
-	return (uint8_t *)(uintptr_t)heap.at[0];
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < heap.n; i++)
+		sum += (heap.end[i] - heap.at[i]) & ~15ULL;
+	return sum;
 }
 
 struct heap_mark heap_get_mark(void)

@@ -15,8 +15,8 @@ void heap_add(uint64_t start, uint64_t end);
 void *heap_alloc(uint64_t size);
 /* The largest that heap_alloc() would give now. */
 uint64_t heap_room(void);
-/* Where the next allocation in the first piece would be. */
-uint8_t *heap_here(void);
+/* All that is left, in one or more pieces. */
+uint64_t heap_left(void);
 
 struct heap_mark {
 	uint64_t at[2];

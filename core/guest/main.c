@@ -115,9 +115,19 @@ static COLD void check_identity_page(void)
 		give_up("no identity page where this guest expects it");
 }
 
-/* The page tables of boot.S: up to 4 GiB always, above when present. */
-static COLD void add_memory(const uint8_t *params, uint32_t flags)
+/* Present, writable, user, accessed, dirty, 2 MiB: SDM 3A 4.5. */
+#define PTE_LARGE 0xe7ULL
+
+static COLD void map_high(uint64_t *pd, uint32_t npd)
 {
+	for (uint64_t i = 0; i < npd * 512ULL; i++)
+		pd[i] = (HIGH_START + (i << 21)) | PTE_LARGE;
+}
+
+static COLD void add_memory(
+	const uint8_t *params, const uint64_t *pd, uint32_t npd)
+{
+	uint64_t high_end = HIGH_START + ((uint64_t)npd << 30);
 	unsigned n = params[BP_E820_ENTRIES];
 
 	for (unsigned i = 0; i < n && i < E820_MAX; i++) {
@@ -130,9 +140,11 @@ static COLD void add_memory(const uint8_t *params, uint32_t flags)
 			continue;
 		if (e.addr < (uintptr_t)image_end)
 			e.addr = (uintptr_t)image_end;
-		if (e.addr < HOLE_START)
-			heap_add(e.addr, end < HOLE_START ? end : HOLE_START);
-		else if (e.addr >= HIGH_START && (flags & BOOT_HIGH))
+		if (e.addr < HOLE_START && end > (uintptr_t)pd && npd)
+			end = (uintptr_t)pd;
+		if (e.addr >= HIGH_START && end > high_end)
+			end = high_end;
+		if (end <= HOLE_START || e.addr >= HIGH_START)
 			heap_add(e.addr, end);
 	}
 }
@@ -153,7 +165,7 @@ static COLD void start_device(void)
 		give_up(wrong);
 }
 
-static COLD void init(const uint8_t *params, uint32_t flags)
+static COLD void init(const uint8_t *params)
 {
 	static const char ready[] = "thaw guest ready\n";
 	struct fn_ctx fn = {0};
@@ -161,18 +173,20 @@ static COLD void init(const uint8_t *params, uint32_t flags)
 
 	memcpy(&ptr, params + BP_CMD_LINE_PTR, sizeof(ptr));
 	cmdline = ptr ? (const char *)(uintptr_t)ptr : "";
-	clock_init(flags & BOOT_CLOCK);
 	check_identity_page();
-	add_memory(params, flags);
 	start_device();
 	if (function_init(&fn))
 		give_up(fn.error ? fn.error : "the init hook failed");
 	fn_console(ready, sizeof(ready) - 1);
 }
 
-_Noreturn void guest_main(const uint8_t *params, uint32_t flags)
+_Noreturn void guest_main(
+	const uint8_t *params, uint32_t have_clock, uint64_t *pd, uint32_t npd)
 {
-	init(params, flags);
+	clock_init(have_clock);
+	map_high(pd, npd);
+	add_memory(params, pd, npd);
+	init(params);
 	for (;;) {
 		bool any = vsock_poll();
 
