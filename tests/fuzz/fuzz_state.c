@@ -1,7 +1,8 @@
-/* State sections of every device: the first byte chooses the table, the rest
- * is what a hostile snapshot file would carry. What loads must save, and load
- * again to the same bytes. */
+/* State sections of every device and of the rest of a machine: the first byte
+ * chooses the table, the rest is what a hostile snapshot file would carry. What
+ * loads must save, and load again to the same bytes. */
 #include "core/device.h"
+#include "core/vcpu.h"
 
 #include <string.h>
 
@@ -27,8 +28,10 @@ static void round_trip(const struct st_desc *d, const void *state)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	const struct st_desc *const others[] = {
+		&machine_config_desc, &machine_state_desc, &vcpu_state_desc};
 	const struct st_desc *d;
-	unsigned n = 0;
+	unsigned n = 0, i;
 	struct err e;
 	void *state;
 
@@ -36,7 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		n++;
 	if (!size)
 		return 0;
-	d = device_types[data[0] % n]->state;
+	i = data[0] % (n + (unsigned)ARRAY_SIZE(others));
+	d = i < n ? device_types[i]->state : others[i - n];
 	state = calloc(1, d->size);
 	if (state && !st_load(d, state, data + 1, size - 1, &e))
 		round_trip(d, state);

@@ -63,7 +63,7 @@ bool fake_same_memory(const struct machine *a, const struct machine *b)
 	return memcmp(a->mem.map, b->mem.map, a->mem.size) == 0;
 }
 
-static bool same(const struct st_desc *d, const void *a, const void *b)
+bool fake_same(const struct st_desc *d, const void *a, const void *b)
 {
 	msgpack_sbuffer x, y;
 	bool equal;
@@ -81,13 +81,13 @@ static bool same(const struct st_desc *d, const void *a, const void *b)
 bool fake_same_state(const struct machine *a, const struct machine *b)
 {
 	bool equal = a->ncpus == b->ncpus && a->ndevs == b->ndevs &&
-		     same(&machine_config_desc, &a->cfg, &b->cfg) &&
-		     same(&machine_state_desc, &a->saved, &b->saved);
+		     fake_same(&machine_config_desc, &a->cfg, &b->cfg) &&
+		     fake_same(&machine_state_desc, &a->saved, &b->saved);
 
 	for (unsigned i = 0; equal && i < a->ncpus; i++)
-		equal = same(&vcpu_state_desc, a->cpu[i]->s, b->cpu[i]->s);
+		equal = fake_same(&vcpu_state_desc, a->cpu[i]->s, b->cpu[i]->s);
 	for (unsigned i = 0; equal && i < a->ndevs; i++)
-		equal = same(a->dev[i]->ops->state,
+		equal = fake_same(a->dev[i]->ops->state,
 			a->dev[i]->ops->saved(a->dev[i]),
 			b->dev[i]->ops->saved(b->dev[i]));
 	return equal;

@@ -15,6 +15,8 @@ void fake_empty(struct machine *m, const struct machine_config *cfg);
 void fake_page(struct machine *m, gpa_t gpa);
 /* Is the content of all regions the same? */
 bool fake_same_memory(const struct machine *a, const struct machine *b);
+/* Do both save the same bytes? */
+bool fake_same(const struct st_desc *d, const void *a, const void *b);
 bool fake_same_state(const struct machine *a, const struct machine *b);
 
 /* An empty file in memory. */
