@@ -10,9 +10,11 @@ while read -r o; do
 	src=${src%.o}.c
 	[ -e "$src" ] || continue
 	# .data.rel.ro is constant after relocation.
+	# Not section symbols (d); thread-local ones have no type here.
 	names=$(objdump -t "$o" | awk '
-		$0 ~ / O (\.data|\.bss|\.tdata|\.tbss|\*COM\*)/ &&
-		$0 !~ /\.data\.rel\.ro/ { print $NF }' | sed 's/\.[0-9]*$//' | sort -u)
+		/ (\.data|\.bss|\.tdata|\.tbss|\*COM\*)[.\t]/ &&
+		!/ d / && !/\.data\.rel\.ro/ { print $NF }' |
+		sed 's/\.[0-9]*$//' | sort -u)
 	for n in $names; do
 		awk -v n="$n" '
 			/global: / { seen = NR }

@@ -10,7 +10,11 @@
 
 struct device;
 
-enum bus_kind { BUS_PORT, BUS_MMIO, BUS_NKINDS_ };
+enum bus_kind {
+	BUS_PORT,
+	BUS_MMIO,
+	BUS_NKINDS_
+};
 
 struct bus_range {
 	uint64_t base;

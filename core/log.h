@@ -7,7 +7,12 @@
 
 #include "core/util.h"
 
-enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+enum log_level {
+	LOG_ERROR,
+	LOG_WARNING,
+	LOG_INFO,
+	LOG_DEBUG
+};
 
 /* Name before each line and the last level shown. Call once at start. */
 void log_init(const char *name, enum log_level show);

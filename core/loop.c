@@ -16,9 +16,10 @@ void loop_fini(struct loop *l)
 	l->epfd = -1;
 }
 
-static int ctl(struct loop *l, int op, int fd, uint32_t events, union ev_ref ref)
+static int ctl(
+	struct loop *l, int op, int fd, uint32_t events, union ev_ref ref)
 {
-	struct epoll_event ev = { .events = events, .data.u64 = ref.u64 };
+	struct epoll_event ev = {.events = events, .data.u64 = ref.u64};
 
 	return epoll_ctl(l->epfd, op, fd, &ev) ? -errno : 0;
 }
@@ -56,7 +57,7 @@ int timer_open(void)
 
 int timer_arm(int fd, uint64_t ns)
 {
-	struct itimerspec its = { 0 };
+	struct itimerspec its = {0};
 
 	its.it_value.tv_sec = (time_t)(ns / 1000000000ULL);
 	its.it_value.tv_nsec = (long)(ns % 1000000000ULL);

@@ -29,8 +29,10 @@ struct loop {
 
 int loop_init(struct loop *l) MUST_USE;
 void loop_fini(struct loop *l);
-int loop_add(struct loop *l, int fd, uint32_t events, union ev_ref ref) MUST_USE;
-int loop_mod(struct loop *l, int fd, uint32_t events, union ev_ref ref) MUST_USE;
+int loop_add(
+	struct loop *l, int fd, uint32_t events, union ev_ref ref) MUST_USE;
+int loop_mod(
+	struct loop *l, int fd, uint32_t events, union ev_ref ref) MUST_USE;
 /* The fd must still be open. */
 void loop_del(struct loop *l, int fd);
 /* epoll_wait, EINTR retried as 0 events; timeout in ms, -1 for ever. */

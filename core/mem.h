@@ -26,8 +26,15 @@ typedef uint64_t gpa_t;
 #define MEM_MAX        (1022 * GIB)
 #define MEM_NREGIONS   2
 
-enum mem_backing { MEM_PRIVATE, MEM_BUILDER, MEM_CLONE };
-enum mem_access { MEM_READ, MEM_WRITE };
+enum mem_backing {
+	MEM_PRIVATE,
+	MEM_BUILDER,
+	MEM_CLONE
+};
+enum mem_access {
+	MEM_READ,
+	MEM_WRITE
+};
 
 struct mem_region {
 	gpa_t gpa;
@@ -63,8 +70,8 @@ void *mem_at(const struct mem *m, gpa_t gpa, uint64_t len,
 	enum mem_access access) MUST_USE;
 /* Copies; -EFAULT when any byte is outside. A copy may not cross regions. */
 int mem_read(const struct mem *m, gpa_t gpa, void *dst, uint64_t len) MUST_USE;
-int mem_write(const struct mem *m, gpa_t gpa, const void *src, uint64_t len)
-	MUST_USE;
+int mem_write(
+	const struct mem *m, gpa_t gpa, const void *src, uint64_t len) MUST_USE;
 
 /* Builder memory becomes a base: unmapped, zero 2 MiB blocks punched out,
  * short holes filled with real zero pages, sealed. Returns the fd (owned by
