@@ -13,6 +13,9 @@
  * immediate_exit is only written under the lock and equals want_pause ||
  * want_exit there.
  *
+ * paused is set by the thread and cleared by whoever resumes it: a thread that
+ * is resumed and asked again before it got to run says so again.
+ *
  * An access that KVM handed to us is finished by KVM in the next KVM_RUN (the
  * result goes into a register, the instruction pointer moves on). Before
  * reporting paused the thread therefore enters KVM_RUN once more: with
@@ -241,11 +244,11 @@ static void wait_paused(struct vcpu *v)
 		pthread_mutex_lock(&m->lock);
 	}
 	began = now_ns();
-	v->paused = true;
-	pthread_cond_signal(&m->pause_cond);
-	while (v->want_pause && !v->want_exit)
+	while (v->want_pause && !v->want_exit) {
+		v->paused = true;
+		pthread_cond_signal(&m->pause_cond);
 		pthread_cond_wait(&m->run_cond, &m->lock);
-	v->paused = false;
+	}
 	if (v->door_waiting && v->door_until)
 		v->door_until += now_ns() - began;
 }
@@ -360,6 +363,7 @@ void vcpu_resume(struct vcpu *v)
 {
 	pthread_mutex_lock(&v->m->lock);
 	v->want_pause = false;
+	v->paused = false;
 	set_immediate_exit(v);
 	pthread_mutex_unlock(&v->m->lock);
 	pthread_cond_broadcast(&v->m->run_cond);

@@ -38,26 +38,28 @@ int stub_image(const void *code, size_t len)
 		Elf64_Ehdr h;
 		Elf64_Phdr p;
 	} img = {
-		.h = {
-			.e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3,
-				ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-			.e_type = ET_EXEC,
-			.e_machine = EM_X86_64,
-			.e_version = EV_CURRENT,
-			.e_entry = STUB_ENTRY,
-			.e_phoff = sizeof(Elf64_Ehdr),
-			.e_ehsize = sizeof(Elf64_Ehdr),
-			.e_phentsize = sizeof(Elf64_Phdr),
-			.e_phnum = 1,
-		},
-		.p = {
-			.p_type = PT_LOAD,
-			.p_offset = sizeof(img),
-			.p_vaddr = STUB_ENTRY,
-			.p_paddr = STUB_ENTRY,
-			.p_filesz = len,
-			.p_memsz = len,
-		},
+		.h =
+			{
+				.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3,
+					ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
+				.e_type = ET_EXEC,
+				.e_machine = EM_X86_64,
+				.e_version = EV_CURRENT,
+				.e_entry = STUB_ENTRY,
+				.e_phoff = sizeof(Elf64_Ehdr),
+				.e_ehsize = sizeof(Elf64_Ehdr),
+				.e_phentsize = sizeof(Elf64_Phdr),
+				.e_phnum = 1,
+			},
+		.p =
+			{
+				.p_type = PT_LOAD,
+				.p_offset = sizeof(img),
+				.p_vaddr = STUB_ENTRY,
+				.p_paddr = STUB_ENTRY,
+				.p_filesz = len,
+				.p_memsz = len,
+			},
 	};
 	int fd = memfd_create("stub", MFD_CLOEXEC);
 
@@ -70,7 +72,7 @@ int stub_image(const void *code, size_t len)
 void stub_boot(struct stub *s, const struct machine_config *cfg,
 	const void *code, size_t len)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 	AUTO_FD fd = stub_image(code, len);
 
 	assert_int_equal(loop_init(&s->loop), 0);
@@ -83,7 +85,7 @@ void stub_boot(struct stub *s, const struct machine_config *cfg,
 
 void stub_realize(struct stub *s)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (machine_realize(&s->m, s->kvm.fd, &e))
 		fail_msg("%s", e.msg);
@@ -109,7 +111,7 @@ void stub_poll(struct stub *s, int ms)
 	int n = loop_wait(&s->loop, ev, 8, ms);
 
 	for (int i = 0; i < n; i++) {
-		union ev_ref ref = { .u64 = ev[i].data.u64 };
+		union ev_ref ref = {.u64 = ev[i].data.u64};
 
 		if (ref.type == MACHINE_EV_DOOR)
 			s->doors++;
@@ -137,4 +139,33 @@ void stub_wait_end(struct stub *s)
 			fail_msg("the guest did not end");
 		stub_poll(s, 100);
 	}
+}
+
+uint32_t stub_peek(struct stub *s, gpa_t at)
+{
+	uint32_t v = 0;
+
+	assert_int_equal(mem_read(&s->m.mem, at, &v, sizeof(v)), 0);
+	return v;
+}
+
+void stub_poke(struct stub *s, gpa_t at, uint64_t v)
+{
+	assert_int_equal(mem_write(&s->m.mem, at, &v, sizeof(v)), 0);
+}
+
+void stub_resume(struct stub *s)
+{
+	struct err e = {0};
+
+	if (machine_resume(&s->m, &e))
+		fail_msg("%s", e.msg);
+}
+
+void stub_pause(struct stub *s)
+{
+	struct err e = {0};
+
+	if (machine_pause(&s->m, 10000, &e))
+		fail_msg("%s", e.msg);
 }

@@ -11,6 +11,17 @@
 
 #define STUB_ENTRY 0x100000ULL
 
+/* stubs.c */
+#define STUB_DECL(name) extern const uint8_t stub_##name[], stub_##name##_end[]
+STUB_DECL(sleeper);
+STUB_DECL(timed);
+STUB_DECL(spinner);
+STUB_DECL(event);
+STUB_DECL(triple);
+STUB_DECL(string);
+STUB_DECL(lcg);
+#define STUB(name) stub_##name, (size_t)(stub_##name##_end - stub_##name)
+
 struct stub {
 	struct kvm_host kvm;
 	struct loop loop;
@@ -36,5 +47,9 @@ void stub_wait_doors(struct stub *s, unsigned n);
 void stub_wait_end(struct stub *s);
 /* Handle what is there within ms. */
 void stub_poll(struct stub *s, int ms);
+uint32_t stub_peek(struct stub *s, gpa_t at);
+void stub_poke(struct stub *s, gpa_t at, uint64_t v);
+void stub_resume(struct stub *s);
+void stub_pause(struct stub *s);
 
 #endif

@@ -1,0 +1,67 @@
+/* The guests of these tests: 64-bit code at CPL 0, started at its first byte.
+ */
+#include "tests/kvm/kvm_test.h"
+
+/* clang-format off */
+#define DOOR_DX "	mov	$0x7a0, %dx\n"
+#define EVENT_DX "	mov	$0x7a4, %dx\n"
+#define CODE(name, code)                                                       \
+	__asm__("	.section .rodata\n"                                    \
+		"	.globl stub_" name ", stub_" name "_end\n"             \
+		"stub_" name ":\n" code                                        \
+		"stub_" name "_end:\n"                                         \
+		"	.previous\n")
+
+/* 0x2000: how often it came back from the door, which it goes to for ever. */
+CODE("sleeper",
+	"1:" DOOR_DX
+	"	mov	$-1, %eax\n"
+	"	out	%eax, %dx\n"
+	"	incl	0x2000\n"
+	"	jmp	1b\n");
+
+/* The door for the time at 0x2004 (us); 0x2000 counts. */
+CODE("timed",
+	"1:" DOOR_DX
+	"	mov	0x2004, %eax\n"
+	"	out	%eax, %dx\n"
+	"	incl	0x2000\n"
+	"	jmp	1b\n");
+
+/* Never exits; 0x2000 counts. */
+CODE("spinner", "1:	incl	0x2000\n"
+	"	jmp	1b\n");
+
+/* The event at 0x2000. */
+CODE("event", EVENT_DX
+	"	mov	0x2000, %eax\n"
+	"	out	%eax, %dx\n"
+	"1:	jmp	1b\n");
+
+/* No IDT: the first exception is the third fault. */
+CODE("triple", "	ud2\n");
+
+/* Does not exist in 64-bit mode without VMX, SVM: KVM gives up or #UD. */
+CODE("string",
+	"1:	mov	$0x80, %dx\n"
+	"	mov	$0x100000, %rsi\n"
+	"	mov	$0x1000, %ecx\n"
+	"	rep outsb\n"
+	"	incl	0x2000\n"
+	"	jmp	1b\n");
+
+/* The count at 0x2008 times: r8 = r8 * A + C, to 0x2010; then power off. */
+CODE("lcg",
+	"	mov	$6364136223846793005, %r9\n"
+	"	mov	$1442695040888963407, %r10\n"
+	"	xor	%r8, %r8\n"
+	"1:	imul	%r9, %r8\n"
+	"	add	%r10, %r8\n"
+	"	mov	%r8, 0x2010\n"
+	"	decq	0x2008\n"
+	"	jnz	1b\n"
+	EVENT_DX
+	"	mov	$1, %eax\n"
+	"	out	%eax, %dx\n"
+	"2:	jmp	2b\n");
+/* clang-format on */
