@@ -1,0 +1,359 @@
+#include "api/daemon/creation.h"
+
+#include "api/daemon/admit.h"
+#include "api/daemon/config.h"
+#include "api/daemon/events.h"
+#include "api/daemon/helper.h"
+#include "api/daemon/methods.h"
+#include "api/daemon/peerfile.h"
+#include "api/daemon/starter.h"
+#include "api/daemon/store.h"
+#include "api/daemon/zygote.h"
+#include "core/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/*
+ * Method "template.create":
+ *
+ *   from a configuration: builder boots -> ready -> freeze -> published
+ *   from a snapshot:      the file is copied into the store -> published
+ *   then both:            zygote -> ready -> answer
+ *
+ * The name is taken at once; whatever fails, it is free again and nothing is
+ * left in the state directory.
+ */
+
+struct creation {
+	struct daemon *d;
+	struct request *r;
+	struct template *t;
+	struct machine_entry *builder; /* NULL: none, or no more */
+	struct helper *copier;
+	struct store_new store;
+	struct store_meta meta;
+	struct ready ready;
+	int file;   /* owned: the snapshot being written */
+	int source; /* owned: the client's snapshot */
+	bool published;
+	uint64_t began, step; /* now_ns() */
+	struct deadline late;
+	struct {
+		uint32_t boot, ready, freeze, zygote;
+	} us;
+};
+
+static void release(struct creation *c)
+{
+	struct daemon *d = c->d;
+
+	deadline_clear(&d->deadlines, &c->late);
+	c->t->creation = NULL;
+	if (c->copier)
+		helper_cancel(d, c->copier);
+	store_abort(d->state_fd, &c->store);
+	if (c->file >= 0)
+		(void)close(c->file);
+	if (c->source >= 0)
+		(void)close(c->source);
+	free(c->meta.labels);
+	daemon_bury(d, c);
+}
+
+static void failed(struct creation *c, const struct err *e)
+{
+	struct template *t = c->t;
+	struct machine_entry *b = c->builder;
+	struct daemon *d = c->d;
+	struct request *r = c->r;
+	char name[NAME_LEN];
+	struct err why = *e;
+
+	(void)snprintf(name, sizeof(name), "%s", t->name);
+	(void)snprintf(t->error, sizeof(t->error), "%.290s", why.msg);
+	c->builder = NULL;
+	if (t->state != TEMPLATE_FAILED)
+		events_template(d, "template.failed", t);
+	if (c->published)
+		store_remove(d->state_fd, name);
+	release(c);
+	if (b)
+		machine_discard(d, b);
+	template_drop(d, t, &why);
+	request_fail(r, &why);
+}
+
+void creation_failed(
+	struct daemon *d, struct template *t, const struct err *why)
+{
+	(void)d;
+	if (t->creation)
+		failed(t->creation, why);
+}
+
+static void creation_late(struct daemon *d, struct deadline *dl)
+{
+	struct creation *c = container_of(dl, struct creation, late);
+	struct err e = {0};
+
+	(void)d;
+	err_set(&e, -ETIMEDOUT, "template \"%s\" was not ready in time",
+		c->t->name);
+	failed(c, &e);
+}
+
+void creation_ready(struct daemon *d, struct template *t)
+{
+	struct creation *c = t->creation;
+	char uuid[SNAP_UUID_STR];
+	msgpack_packer *p;
+
+	if (!c)
+		return;
+	c->us.zygote = us_since(c->step);
+	snap_uuid_str(&t->uuid, uuid);
+	p = request_begin(c->r);
+	(void)msgpack_pack_map(p, 4);
+	mp_key_str(p, "name", t->name);
+	mp_key_str(p, "uuid", uuid);
+	mp_key_u64(p, "memory", t->cfg.memory);
+	mp_str(p, "us");
+	(void)msgpack_pack_map(p, 5);
+	mp_key_u64(p, "boot", c->us.boot);
+	mp_key_u64(p, "ready", c->us.ready);
+	mp_key_u64(p, "freeze", c->us.freeze);
+	mp_key_u64(p, "zygote", c->us.zygote);
+	mp_key_u64(p, "total", us_since(c->began));
+	histogram_add(
+		&d->metrics.hist[HIST_TEMPLATE_CREATE], us_since(c->began));
+	request_end(c->r);
+	events_template(d, "template.created", t);
+	release(c);
+}
+
+/* The snapshot is complete: into the store with it, and a zygote. */
+static void publish(struct creation *c)
+{
+	struct daemon *d = c->d;
+	struct template *t = c->t;
+	struct err e = {0};
+	int r = store_commit(d->state_fd, &c->store, &c->meta, &e);
+
+	if (r) {
+		failed(c, &e);
+		return;
+	}
+	c->published = true;
+	/* The descriptor that was written through goes; a reader comes. */
+	(void)close(c->file);
+	c->file = -1;
+	free(c->meta.labels);
+	memset(&c->meta, 0, sizeof(c->meta));
+	r = store_load(d->state_fd, t->name, &c->meta, &t->snap_fd, &e);
+	if (r) {
+		failed(c, &e);
+		return;
+	}
+	t->labels = c->meta.labels;
+	c->meta.labels = NULL;
+	t->state = TEMPLATE_LOADING;
+	c->step = now_ns();
+	zygote_start(d, t);
+}
+
+static void frozen(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct creation *c = arg;
+	struct machine_entry *b = c->builder;
+
+	if (!p) {
+		failed(c, e);
+		return;
+	}
+	c->us.freeze = us_since(c->step);
+	if (p->nfds)
+		zygote_keep_base(c->t, p);
+	c->t->base_bytes = p->msg.frozen.base_bytes;
+	c->builder = NULL;
+	machine_discard(d, b);
+	publish(c);
+}
+
+static void builder_started(struct daemon *d, void *arg,
+	struct machine_entry *m, const struct start_times *us,
+	const struct err *e)
+{
+	struct creation *c = arg;
+	struct ctl_msg msg = {.type = CTL_FREEZE};
+	struct err why = {0};
+
+	c->builder = m;
+	if (e) {
+		failed(c, e);
+		return;
+	}
+	c->us.boot = us->build;
+	c->us.ready = us->ready;
+	c->step = now_ns();
+	if (proc_call(d, &m->p, &msg, NULL, &c->file, 1, FREEZE_MS, frozen, c,
+		    &why))
+		failed(c, &why);
+}
+
+static void copied(struct daemon *d, void *arg, const struct err *e)
+{
+	struct creation *c = arg;
+
+	(void)d;
+	c->copier = NULL;
+	if (e) {
+		failed(c, e);
+		return;
+	}
+	c->us.freeze = us_since(c->step);
+	publish(c);
+}
+
+static int from_config(struct creation *c, const struct config *cfg,
+	const struct args *a, struct err *e)
+{
+	struct start s = {.cfg = &cfg->mc,
+		.kind = ENTRY_BUILDER,
+		.role = CTL_ROLE_BUILDER,
+		.file = -1,
+		.listener = -1,
+		.ready = c->ready,
+		.timeout_ms = a->timeout_ms,
+		.fn = builder_started,
+		.arg = c};
+	char id[ID_LEN];
+	int r;
+
+	/* A guest that is frozen in the middle of its boot serves nobody. */
+	if (!s.ready.kind)
+		s.ready.kind =
+			cfg->mc.vsock_cid ? CTL_READY_AGENT : CTL_READY_AFTER;
+	if (!cfg->mc.builtin) {
+		s.file = peerfile_read(
+			c->d, c->r, "config.kernel", &cfg->kernel, e);
+		if (s.file < 0)
+			return s.file;
+	}
+	(void)snprintf(id, sizeof(id), "%s-builder", c->t->name);
+	s.id = id;
+	r = starter_begin(c->d, &s, &c->builder, e);
+	if (s.file >= 0)
+		(void)close(s.file);
+	return r;
+}
+
+static int from_snapshot(
+	struct creation *c, const struct args *a, struct err *e)
+{
+	c->source = peerfile_read(c->d, c->r, "snapshot", &a->snapshot, e);
+	if (c->source < 0)
+		return c->source;
+	return helper_copy(c->d, c->source, c->file, copied, c, &c->copier, e);
+}
+
+static int check(struct daemon *d, const struct args *a, struct err *e)
+{
+	bool snapshot = a->snapshot.path.p || a->snapshot.fd >= 0;
+
+	if (a->machine[0])
+		return err_set(e, -EOPNOTSUPP,
+			"machine: templates of running machines are not "
+			"supported yet");
+	if (snapshot && a->config)
+		return err_set(
+			e, -EINVAL, "config and snapshot: give one of them");
+	if (snapshot && a->ready)
+		return err_set(
+			e, -EINVAL, "ready: a snapshot is as ready as it was");
+	if (!strcmp(a->name, "m"))
+		return err_set(e, -EINVAL,
+			"name: \"m\" is kept for the ids of machines");
+	if (template_find(d, a->name))
+		return err_set(e, -EEXIST, "template \"%s\" exists", a->name);
+	return 0;
+}
+
+static struct creation *create(struct daemon *d, struct request *r,
+	const struct args *a, struct err *e)
+{
+	struct creation *c = calloc(1, sizeof(*c));
+
+	if (c)
+		c->t = template_add(d, a->name);
+	if (!c || !c->t) {
+		free(c);
+		err_set(e, -ENOMEM, "no memory for a template");
+		return NULL;
+	}
+	c->d = d;
+	c->r = r;
+	c->file = c->source = -1;
+	c->store.dir = -1;
+	c->began = c->step = r->began;
+	c->t->creation = c;
+	c->t->state = TEMPLATE_CREATING;
+	return c;
+}
+
+static int begin(struct creation *c, const struct config *cfg,
+	const struct template_limits *limits, const struct args *a,
+	struct err *e)
+{
+	struct daemon *d = c->d;
+	struct template *t = c->t;
+	int r;
+
+	t->cfg = cfg->mc;
+	t->pool_target = c->meta.pool = a->pool;
+	t->max_clones = c->meta.max_clones = limits->max_clones;
+	t->invoke_ms = c->meta.invoke_ms = limits->invoke_ms;
+	c->meta.created = t->created;
+	c->meta.labels = config_labels_json(cfg);
+	r = store_begin(d->state_fd, t->name, &c->store, &c->file, e);
+	if (r)
+		return r;
+	deadline_set(&d->deadlines, &c->late,
+		now_ns() + a->timeout_ms * 1000000, creation_late);
+	if (a->snapshot.path.p || a->snapshot.fd >= 0)
+		return from_snapshot(c, a, e);
+	return from_config(c, cfg, a, e);
+}
+
+int template_create_method(
+	struct daemon *d, struct request *r, struct args *a, struct err *e)
+{
+	struct template_limits limits;
+	struct config cfg;
+	struct creation *c;
+	struct ready ready;
+	int rc = check(d, a, e);
+
+	if (!rc)
+		rc = config_parse(a->config, &cfg, e);
+	if (!rc)
+		rc = ready_parse(a->ready, &ready, e);
+	if (!rc)
+		rc = limits_parse(a->limits, &limits, e);
+	if (rc)
+		return rc;
+	c = create(d, r, a, e);
+	if (!c)
+		return e->code;
+	c->ready = ready;
+	rc = begin(c, &cfg, &limits, a, e);
+	if (rc) {
+		struct template *t = c->t;
+
+		release(c);
+		template_drop(d, t, e);
+	}
+	return rc;
+}

@@ -1,0 +1,139 @@
+#include "api/daemon/helper.h"
+
+#include "api/daemon/spawn.h"
+#include "api/daemon/store.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#define INSPECT_MS  120000
+#define MAX_HELPERS 32
+
+static unsigned count(const struct daemon *d)
+{
+	unsigned n = 0;
+
+	list_for_each(it, &d->helpers) n++;
+	return n;
+}
+
+static struct helper *create(struct daemon *d, struct err *e)
+{
+	struct helper *h;
+
+	if (count(d) >= MAX_HELPERS) {
+		err_set(e, -EBUSY, "%d snapshots are being looked at",
+			MAX_HELPERS);
+		return NULL;
+	}
+	h = calloc(1, sizeof(*h));
+	if (!h) {
+		err_set(e, -ENOMEM, "no memory for a helper");
+		return NULL;
+	}
+	proc_init(&h->p, PROC_HELPER);
+	list_add(&d->helpers, &h->link);
+	return h;
+}
+
+static void forget(struct daemon *d, struct helper *h)
+{
+	list_del(&h->link);
+	daemon_bury(d, h);
+}
+
+void helper_cancel(struct daemon *d, struct helper *h)
+{
+	struct err e = {.code = -ECANCELED, .msg = "cancelled"};
+
+	proc_kill(d, &h->p, &e);
+	forget(d, h);
+}
+
+/* The first message's answer: a refusal comes as the death of the process. */
+static void set_up(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	(void)d;
+	(void)arg;
+	(void)p;
+	(void)e;
+}
+
+static int ask(struct daemon *d, struct helper *h, int fd, uint32_t what,
+	const char *section, size_t section_len, call_fn *fn, void *arg,
+	struct err *e)
+{
+	struct ctl_msg setup = {.type = CTL_SETUP};
+	struct ctl_msg m = {.type = CTL_INSPECT, .len = (uint32_t)section_len};
+	int r;
+
+	setup.setup.version = CTL_VERSION;
+	setup.setup.role = CTL_ROLE_INSPECT;
+	m.inspect = what;
+	r = proc_call(
+		d, &h->p, &setup, NULL, NULL, 0, INSPECT_MS, set_up, NULL, e);
+	if (!r)
+		r = proc_call(
+			d, &h->p, &m, section, &fd, 1, INSPECT_MS, fn, arg, e);
+	return r;
+}
+
+int helper_inspect(struct daemon *d, int fd, uint32_t what, const char *section,
+	size_t section_len, call_fn *fn, void *arg, struct err *e)
+{
+	struct helper *h = create(d, e);
+	int r;
+
+	if (!h)
+		return e->code;
+	r = proc_spawn(d, &h->p, false, e);
+	if (!r)
+		r = ask(d, h, fd, what, section, section_len, fn, arg, e);
+	if (r) {
+		helper_cancel(d, h);
+		return r;
+	}
+	return 0;
+}
+
+int helper_copy(struct daemon *d, int from, int to, copied_fn *fn, void *arg,
+	struct helper **out, struct err *e)
+{
+	struct helper *h = create(d, e);
+	int r;
+
+	if (!h)
+		return e->code;
+	h->copied = fn;
+	h->arg = arg;
+	r = proc_spawn_copy(d, &h->p, from, to, e);
+	if (r) {
+		forget(d, h);
+		return r;
+	}
+	*out = h;
+	return 0;
+}
+
+void helper_gone(struct daemon *d, struct helper *h, int status)
+{
+	struct err e = {.code = -EIO,
+		.msg = "the process that looks at snapshots died"};
+	copied_fn *fn = h->copied;
+	void *arg = h->arg;
+
+	proc_release(d, &h->p, &e);
+	forget(d, h);
+	if (!fn)
+		return;
+	if (status == 0) {
+		fn(d, arg, NULL);
+		return;
+	}
+	/* The exit code of a copier is its errno. */
+	if (status > 0 && WIFEXITED(status))
+		err_sys(&e, -WEXITSTATUS(status), "copying the snapshot");
+	fn(d, arg, &e);
+}

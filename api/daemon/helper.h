@@ -1,0 +1,32 @@
+/*
+ * Short-lived children that do for the daemon what it must not do itself: look
+ * into a snapshot (thaw-machine as CTL_ROLE_INSPECT), or copy a file, which
+ * takes long.
+ */
+#ifndef THAW_API_DAEMON_HELPER_H
+#define THAW_API_DAEMON_HELPER_H
+
+#include "api/daemon/proc.h"
+
+/* The copy is done: e is NULL, or says why not. */
+typedef void copied_fn(struct daemon *d, void *arg, const struct err *e);
+
+struct helper {
+	struct proc p;
+	struct list link; /* daemon.helpers */
+	copied_fn *copied;
+	void *arg;
+};
+
+/* Ask a helper about a snapshot; fn as for proc_call(). The helper ends by
+ * itself. */
+int helper_inspect(struct daemon *d, int fd, uint32_t what, const char *section,
+	size_t section_len, call_fn *fn, void *arg, struct err *e) MUST_USE;
+/* Copy all of from to the empty file to, and sync it. */
+int helper_copy(struct daemon *d, int from, int to, copied_fn *fn, void *arg,
+	struct helper **out, struct err *e) MUST_USE;
+/* End it; no callback follows. */
+void helper_cancel(struct daemon *d, struct helper *h);
+void helper_gone(struct daemon *d, struct helper *h, int status);
+
+#endif

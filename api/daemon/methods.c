@@ -1,0 +1,220 @@
+#include "api/daemon/methods.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define AT(field) offsetof(struct args, field)
+#define HOUR_MS   3600000
+
+static const char *const modes[] = {[MODE_ANY] = "any",
+	[MODE_POOLED] = "pooled",
+	[MODE_FRESH] = "fresh",
+	NULL};
+static const char *const snapshot_types[] = {"full", "diff", NULL};
+static const char *const codecs[] = {"raw", "zstd", NULL};
+
+static const struct param machine_create_params[] = {
+	{"config", PARAM_OBJECT, false, AT(config),
+		.help = "configuration map, see config.md"},
+	{"snapshot", PARAM_PATH, false, AT(snapshot),
+		.help = "instead: restore this snapshot"},
+	{"name", PARAM_NAME, false, AT(name), .help = "a name of your own"},
+	{"ready", PARAM_OBJECT, false, AT(ready),
+		.help = "`\"agent\"`, `{\"text\": T}` (on the console) or "
+			"`{\"seconds\": S}`: what to wait for before "
+			"answering; absent: nothing"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 60000,
+		.help = "how long that may take"},
+	{"bind", PARAM_BOOL, false, AT(bind),
+		.help = "end the machine with this connection"},
+	{"console", PARAM_FD, false, AT(console),
+		.help = "`{\"fd\": i}`: serial output is written there instead "
+			"of being kept"},
+	{"vsock", PARAM_PATH, false, AT(vsock),
+		.help = "where to make the machine's vsock socket, or a "
+			"listening socket as descriptor"},
+	{"hostname", PARAM_HOST, false, AT(hostname),
+		.help = "default: the id"},
+	{"cid", PARAM_UINT, false, AT(cid), 3, UINT32_MAX - 1, 0,
+		.help = "the guest's vsock context id"},
+	{0}};
+static const struct param id_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"}, {0}};
+static const struct param input_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"data", PARAM_DATA, true, AT(data), 0, RPC_MAX_REQUEST,
+		.help = "bytes for the serial console"},
+	{0}};
+static const struct param machine_snapshot_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"path", PARAM_PATH, true, AT(path),
+		.help = "file to make; must not exist"},
+	{"type", PARAM_CHOICE, false, AT(type), .choices = snapshot_types,
+		.help = "diff is not supported yet"},
+	{"codec", PARAM_CHOICE, false, AT(codec), .choices = codecs,
+		.help = "zstd is not supported yet"},
+	{"live", PARAM_BOOL, false, AT(live), .help = "not supported yet"},
+	{"force", PARAM_BOOL, false, AT(force),
+		.help = "replace an existing file"},
+	{0}};
+static const struct param machine_invoke_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"payload", PARAM_DATA, true, AT(payload), 0, RPC_MAX_PAYLOAD,
+		.help = "request for the agent"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
+		.help = "how long the answer may take"},
+	{0}};
+static const struct param template_create_params[] = {
+	{"name", PARAM_NAME, true, AT(name), .help = "the new template"},
+	{"config", PARAM_OBJECT, false, AT(config),
+		.help = "boot this machine (config.md), freeze it when ready"},
+	{"snapshot", PARAM_PATH, false, AT(snapshot),
+		.help = "instead: a snapshot, which is copied"},
+	{"machine", PARAM_ID, false, AT(machine), .help = "not supported yet"},
+	{"pool", PARAM_UINT, false, AT(pool), 0, 100000, 0,
+		.help = "clones to keep made ahead of time"},
+	{"ready", PARAM_OBJECT, false, AT(ready),
+		.help = "as for machine.create; default `\"agent\"`"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 60000,
+		.help = "until the template is ready"},
+	{"limits", PARAM_OBJECT, false, AT(limits),
+		.help = "`{max_clones, invoke_ms}`"},
+	{0}};
+static const struct param name_params[] = {
+	{"name", PARAM_NAME, true, AT(name), .help = "template"}, {0}};
+static const struct param remove_params[] = {
+	{"name", PARAM_NAME, true, AT(name), .help = "template"},
+	{"force", PARAM_BOOL, false, AT(force), .help = "end its clones, too"},
+	{0}};
+static const struct param clone_params[] = {
+	{"template", PARAM_NAME, true, AT(template), .help = "template"},
+	{"count", PARAM_UINT, false, AT(count), 1, 100000, 1,
+		.help = "how many"},
+	{"mode", PARAM_CHOICE, false, AT(mode), .choices = modes,
+		.help = "pooled ones first and the rest fresh, or only one "
+			"kind"},
+	{"overrides", PARAM_OBJECT, false, AT(overrides),
+		.help = "map, or one map per clone, of `name`, `hostname`, "
+			"`cid`, `vsock`; only `name` leaves pooled clones "
+			"usable"},
+	{"stream", PARAM_BOOL, false, AT(stream),
+		.help = "also send a notification `clone` `{req, index, id, "
+			"us}` per clone as it is ready"},
+	{"bind", PARAM_BOOL, false, AT(bind),
+		.help = "end the clones with this connection"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 10000,
+		.help = "for one clone to acknowledge"},
+	{0}};
+static const struct param invoke_params[] = {
+	{"template", PARAM_NAME, true, AT(template), .help = "template"},
+	{"payload", PARAM_DATA, true, AT(payload), 0, RPC_MAX_PAYLOAD,
+		.help = "request for the agent"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
+		.help = "how long the answer may take"},
+	{"mode", PARAM_CHOICE, false, AT(mode), .choices = modes,
+		.help = "as for clone"},
+	{0}};
+static const struct param inspect_params[] = {
+	{"path", PARAM_PATH, true, AT(path), .help = "snapshot"},
+	{"section", PARAM_TEXT, false, AT(section),
+		.help = "print this section in full"},
+	{0}};
+static const struct param verify_params[] = {
+	{"path", PARAM_PATH, true, AT(path), .help = "snapshot"}, {0}};
+
+#define STATE "`{id, state}`"
+
+const struct method methods[] = {
+	{"server.info", info_method, NULL, false,
+		"`{version, format, pid, uptime_ms, socket, state_dir, host: "
+		"{kind, kernel, cpu, cpus, memory_total, memory_available, "
+		"kvm}, limits}`",
+		"The daemon, its host and its limits."},
+	{"machine.create", machine_create_method, machine_create_params, false,
+		"`{id, us: {build, ready, total}}`",
+		"Boot a machine, or restore one from a snapshot."},
+	{"machine.input", machine_input_method, input_params, false, "`{}`",
+		"Type on a machine's serial console."},
+	{"machine.logs", machine_logs_method, id_params, false,
+		"`{data, dropped}`",
+		"The last 16 KiB of a machine's serial output."},
+	{"machine.list", machine_list_method, NULL, false, "`{machines: [M]}`",
+		"All machines, also the last 256 that have ended."},
+	{"machine.show", machine_show_method, id_params, false, "M",
+		"One machine, with its memory."},
+	{"machine.pause", machine_pause_method, id_params, false, STATE,
+		"Stop its processors."},
+	{"machine.resume", machine_resume_method, id_params, false, STATE,
+		"Let them go on."},
+	{"machine.stop", machine_stop_method, id_params, false, STATE,
+		"End a machine at once and forget it."},
+	{"machine.snapshot", machine_snapshot_method, machine_snapshot_params,
+		false, "`{uuid, path, bytes, pages, pause_us, total_us}`",
+		"Write a machine into a file; it pauses and goes on."},
+	{"machine.invoke", machine_invoke_method, machine_invoke_params, true,
+		"`{payload, us: {take, go, ready, answer, total}}`",
+		"Hand a machine's agent one request."},
+	{"template.create", template_create_method, template_create_params,
+		false,
+		"`{name, uuid, memory, us: {boot, ready, freeze, zygote, "
+		"total}}`",
+		"Make a template; it comes back after a restart of the "
+		"daemon."},
+	{"template.list", template_list_method, NULL, false,
+		"`{templates: [T]}`", "All templates."},
+	{"template.show", template_show_method, name_params, false, "T",
+		"One template."},
+	{"template.remove", template_remove_method, remove_params, false,
+		"`{name}`",
+		"Remove a template and its file; `busy` while it has clones, "
+		"unless forced."},
+	{"clone", clone_method, clone_params, true,
+		"`{clones: [{id, us, pooled, steps: {fork, build, ack, go}}], "
+		"errors: [{index, code, message}], us}`",
+		"Make clones that run and have acknowledged. When some fail "
+		"the others are still given; when all fail the request fails "
+		"with the first one's error."},
+	{"invoke", invoke_method, invoke_params, true,
+		"`{payload, us: {take, go, ready, answer, total}, pooled}`",
+		"Take a clone, hand its agent one request, discard it."},
+	{"snapshot.inspect", inspect_method, inspect_params, false, "a map",
+		"What `thaw inspect` prints."},
+	{"snapshot.verify", verify_method, verify_params, false,
+		"`{uuid, bytes, chunks, pages, zero}`",
+		"Check every checksum and every rule of the format."},
+	{"metrics", metrics_method, NULL, false,
+		"`{counters: {name: n}, gauges: {name: n}, histograms: {name: "
+		"{count, sum, p50, p90, p99, max}}}`",
+		"Counters and histograms (microseconds) since the start."},
+	{"events", events_method, NULL, false, "`{}`",
+		"From now on this connection gets notifications `event` "
+		"`{type, time_ns, id?, template?, text?}`."},
+};
+const unsigned nmethods = ARRAY_SIZE(methods);
+
+const struct method *method_find(const char *name, size_t len)
+{
+	for (unsigned i = 0; i < nmethods; i++) {
+		if (strlen(methods[i].name) == len &&
+			!memcmp(methods[i].name, name, len))
+			return &methods[i];
+	}
+	return NULL;
+}
+
+uint64_t method_limit(const char *name, size_t len)
+{
+	const struct method *m = method_find(name, len);
+
+	return m && m->payload ? RPC_MAX_PAYLOAD + RPC_PAYLOAD_ROOM
+			       : RPC_MAX_REQUEST;
+}
+
+int method_call(struct daemon *d, struct request *r,
+	const msgpack_object *params, struct err *e)
+{
+	struct args a;
+	int rc = params_parse(r->method->params, params, &a, e);
+
+	return rc ? rc : r->method->fn(d, r, &a, e);
+}

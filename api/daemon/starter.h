@@ -1,0 +1,41 @@
+/*
+ * Starting a machine that is a process of its own: cold boot, builder or
+ * restore. Process -> CTL_SETUP -> CTL_RESUME -> CTL_WAIT_READY -> done.
+ */
+#ifndef THAW_API_DAEMON_STARTER_H
+#define THAW_API_DAEMON_STARTER_H
+
+#include "api/daemon/config.h"
+#include "api/daemon/machine.h"
+
+#define FREEZE_MS 600000
+
+struct start_times {
+	uint32_t build, ready, total;
+};
+
+/* e NULL: the machine runs and is ready. Otherwise it failed; the entry still
+ * exists unless it was ended, and is the callee's to remove. */
+typedef void started_fn(struct daemon *d, void *arg, struct machine_entry *m,
+	const struct start_times *us, const struct err *e);
+
+struct start {
+	const struct machine_config *cfg; /* NULL: restore */
+	enum entry_kind kind;
+	enum ctl_role role;
+	const char *id, *name; /* name may be NULL */
+	int file;     /* borrowed: kernel or snapshot, -1: built-in guest */
+	int listener; /* borrowed: vsock socket, or -1 */
+	const char *hostname; /* NULL or "": none */
+	uint32_t cid;
+	struct ready ready;
+	uint64_t timeout_ms;
+	started_fn *fn;
+	void *arg;
+};
+
+/* On success fn will be called once. On error nothing is left. */
+int starter_begin(struct daemon *d, const struct start *s,
+	struct machine_entry **out, struct err *e) MUST_USE;
+
+#endif

@@ -1,0 +1,295 @@
+#include "api/daemon/store.h"
+
+#include "core/log.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#define SNAPSHOT "snapshot.thaw"
+#define META     "template.json"
+#define TEMP     ".new-"
+/* template.json is small; labels came in a request of 50 KB. */
+#define META_MAX (1 * MIB)
+
+/* A template's directory holds files only. */
+static void remove_dir(int store, const char *name)
+{
+	int fd = openat(
+		store, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir) {
+		if (fd >= 0)
+			(void)close(fd);
+		return;
+	}
+	while ((de = readdir(dir)))
+		(void)unlinkat(fd, de->d_name, 0);
+	(void)closedir(dir);
+	if (unlinkat(store, name, AT_REMOVEDIR))
+		log_warning("cannot remove %s: %s", name, strerror(errno));
+}
+
+static int make_dirs(const char *path, struct err *e)
+{
+	char part[4096];
+
+	(void)snprintf(part, sizeof(part), "%s", path);
+	for (char *p = part + 1;; p++) {
+		char c = *p;
+
+		if (c && c != '/')
+			continue;
+		*p = 0;
+		if (mkdir(part, 0700) && errno != EEXIST)
+			return err_sys(e, -errno, "creating %s", part);
+		*p = c;
+		if (!c)
+			return 0;
+	}
+}
+
+static void remove_leftovers(int store)
+{
+	int fd = openat(store, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir) {
+		if (fd >= 0)
+			(void)close(fd);
+		return;
+	}
+	while ((de = readdir(dir))) {
+		if (!strncmp(de->d_name, TEMP, strlen(TEMP)))
+			remove_dir(store, de->d_name);
+	}
+	(void)closedir(dir);
+}
+
+int store_open(const char *state_dir, struct err *e)
+{
+	char path[4096];
+	int fd, r;
+
+	(void)snprintf(path, sizeof(path), "%s/templates", state_dir);
+	r = make_dirs(path, e);
+	if (r)
+		return r;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(e, -errno, "opening %s", path);
+	remove_leftovers(fd);
+	return fd;
+}
+
+int store_begin(int store, const char *name, struct store_new *n, int *fd,
+	struct err *e)
+{
+	struct stat st;
+
+	n->dir = -1;
+	if (!fstatat(store, name, &st, AT_SYMLINK_NOFOLLOW))
+		return err_set(e, -EEXIST,
+			"template \"%s\" exists in the state directory", name);
+	(void)snprintf(n->name, sizeof(n->name), "%s", name);
+	(void)snprintf(n->temp, sizeof(n->temp), TEMP "%s", name);
+	if (mkdirat(store, n->temp, 0700))
+		return err_sys(e, -errno, "creating %s in the state directory",
+			n->temp);
+	n->dir = openat(store, n->temp,
+		O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (n->dir < 0)
+		return err_sys(e, -errno, "opening %s", n->temp);
+	*fd = openat(
+		n->dir, SNAPSHOT, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	return *fd < 0 ? err_sys(e, -errno, "creating the snapshot") : 0;
+}
+
+static int write_meta(int dir, const struct store_meta *meta, struct err *e)
+{
+	json_t *labels =
+		meta->labels ? json_loads(meta->labels, 0, NULL) : NULL;
+	json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:o*}", "pool",
+		(json_int_t)meta->pool, "max_clones",
+		(json_int_t)meta->max_clones, "invoke_ms",
+		(json_int_t)meta->invoke_ms, "created_ns",
+		(json_int_t)meta->created, "labels", labels);
+	char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+	AUTO_FD fd = -1;
+	int r = text ? 0 : -ENOMEM;
+
+	json_decref(j);
+	fd = openat(dir, META, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (!r && fd < 0)
+		r = -errno;
+	if (!r)
+		r = write_full(fd, text, strlen(text));
+	if (!r && fsync(fd))
+		r = -errno;
+	free(text);
+	return r ? err_sys(e, r, "writing " META) : 0;
+}
+
+int store_commit(int store, struct store_new *n, const struct store_meta *meta,
+	struct err *e)
+{
+	int r = write_meta(n->dir, meta, e);
+
+	if (r)
+		return r;
+	if (fsync(n->dir))
+		return err_sys(e, -errno, "fsync of the template's directory");
+	if (renameat2(store, n->temp, store, n->name, RENAME_NOREPLACE))
+		return err_sys(
+			e, -errno, "naming the template \"%s\"", n->name);
+	if (fsync(store)) {
+		int code = -errno;
+
+		store_remove(store, n->name);
+		return err_sys(e, code, "fsync of the state directory");
+	}
+	(void)close(n->dir);
+	n->dir = -1;
+	return 0;
+}
+
+void store_abort(int store, struct store_new *n)
+{
+	if (n->dir < 0)
+		return;
+	(void)close(n->dir);
+	n->dir = -1;
+	remove_dir(store, n->temp);
+}
+
+/* Renamed first: a crash in between leaves a leftover, not half a template. */
+void store_remove(int store, const char *name)
+{
+	char temp[80];
+
+	(void)snprintf(temp, sizeof(temp), TEMP "%s", name);
+	if (renameat(store, name, store, temp)) {
+		log_warning("cannot remove template \"%s\": %s", name,
+			strerror(errno));
+		return;
+	}
+	remove_dir(store, temp);
+	if (fsync(store))
+		log_warning(
+			"fsync of the state directory: %s", strerror(errno));
+}
+
+int store_list(int store, void (*fn)(void *arg, const char *name), void *arg)
+{
+	int fd = openat(store, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir) {
+		int r = -errno;
+
+		if (fd >= 0)
+			(void)close(fd);
+		return r;
+	}
+	while ((de = readdir(dir))) {
+		if (de->d_name[0] != '.')
+			fn(arg, de->d_name);
+	}
+	(void)closedir(dir);
+	return 0;
+}
+
+static uint64_t get_number(const json_t *j, const char *key)
+{
+	json_int_t v = json_integer_value(json_object_get(j, key));
+
+	return v > 0 ? (uint64_t)v : 0;
+}
+
+static int read_meta(int dir, struct store_meta *meta, struct err *e)
+{
+	AUTO_FREE char *text = malloc(META_MAX);
+	AUTO_FD fd = openat(dir, META, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	json_error_t je;
+	json_t *j, *labels;
+	ssize_t n;
+
+	if (!text)
+		return err_set(e, -ENOMEM, "no memory for " META);
+	if (fd < 0)
+		return err_sys(e, -errno, "opening " META);
+	n = read(fd, text, META_MAX);
+	if (n < 0)
+		return err_sys(e, -errno, "reading " META);
+	j = json_loadb(text, (size_t)n, 0, &je);
+	if (!json_is_object(j)) {
+		json_decref(j);
+		return err_set(e, -EBADMSG, META ": not a JSON object");
+	}
+	meta->pool = get_number(j, "pool");
+	meta->max_clones = get_number(j, "max_clones");
+	meta->invoke_ms = get_number(j, "invoke_ms");
+	meta->created = get_number(j, "created_ns");
+	labels = json_object_get(j, "labels");
+	if (json_is_object(labels))
+		meta->labels = json_dumps(labels, JSON_COMPACT);
+	json_decref(j);
+	return 0;
+}
+
+int store_load(int store, const char *name, struct store_meta *meta, int *fd,
+	struct err *e)
+{
+	AUTO_FD dir = openat(
+		store, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	int r;
+
+	memset(meta, 0, sizeof(*meta));
+	if (dir < 0)
+		return err_sys(e, -errno, "opening %s", name);
+	r = read_meta(dir, meta, e);
+	if (r)
+		return r;
+	*fd = openat(dir, SNAPSHOT, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (*fd >= 0)
+		return 0;
+	r = -errno;
+	free(meta->labels);
+	meta->labels = NULL;
+	return err_sys(e, r, "opening " SNAPSHOT);
+}
+
+int store_copy(int from, int to, struct err *e)
+{
+	off_t in = 0, out = 0;
+	struct stat st;
+
+	if (fstat(from, &st))
+		return err_sys(e, -errno, "fstat");
+	if (ioctl(to, FICLONE, from) == 0)
+		return fsync(to) ? err_sys(e, -errno, "fsync") : 0;
+	while (in < st.st_size) {
+		ssize_t n = copy_file_range(
+			from, &in, to, &out, (size_t)(st.st_size - in), 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(e, -errno, "copying the snapshot");
+		if (n == 0)
+			return err_set(e, -EBADMSG,
+				"the snapshot became shorter while it was "
+				"copied");
+	}
+	return fsync(to) ? err_sys(e, -errno, "fsync of the snapshot") : 0;
+}

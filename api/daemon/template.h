@@ -1,0 +1,85 @@
+/*
+ * Templates. A template owns its snapshot file and the sealed memory made from
+ * it; its zygote forks clones. It is CREATING while its files do not exist yet,
+ * LOADING while it has files but no zygote, FAILED when no zygote can be
+ * started any more.
+ */
+#ifndef THAW_API_DAEMON_TEMPLATE_H
+#define THAW_API_DAEMON_TEMPLATE_H
+
+#include "api/daemon/machine.h"
+
+enum template_state {
+	TEMPLATE_CREATING,
+	TEMPLATE_LOADING,
+	TEMPLATE_READY,
+	TEMPLATE_FAILED
+};
+
+struct template
+{
+	struct strmap_node by_name;
+	struct list all;
+	char name[NAME_LEN];
+	enum template_state state;
+	char error[300];           /* FAILED: why */
+	struct creation *creation; /* in progress, or NULL */
+
+	struct machine_config cfg;
+	char *labels; /* owned JSON object, or NULL */
+	struct snap_uuid uuid;
+	uint64_t base_bytes, created; /* created: wall_ns() */
+	uint64_t pool_target, max_clones, invoke_ms;
+
+	int snap_fd, base_fd; /* owned; base_fd -1 until it is known */
+	struct zygote *z;     /* current one, NULL: none yet */
+	struct list retired;  /* zygotes that only wait for their clones */
+	unsigned starts;      /* attempts to start a zygote in a row */
+	struct deadline retry;
+
+	struct list parked, wants;
+	unsigned nparked, nfilling, nmachines;
+	unsigned fill_failures;
+	uint64_t fill_after; /* now_ns(): not before */
+	bool pool_announced;
+	uint64_t next_number;
+
+	uint64_t made_pooled, made_fresh, failed, invokes;
+};
+
+/* template.c */
+struct template *template_find(struct daemon *d, const char *name);
+int template_get(struct daemon *d, const char *name, struct template **t,
+	struct err *e) MUST_USE;
+struct template *template_add(struct daemon *d, const char *name);
+/* Out of the registry; its zygotes and machines are killed. */
+void template_drop(struct daemon *d, struct template *t, const struct err *why);
+/* No zygote can be had: everybody who waits is told. */
+void template_failed(
+	struct daemon *d, struct template *t, const struct err *why);
+/* Its zygote is ready. */
+void template_ready(struct daemon *d, struct template *t);
+/* Templates of the store, in the background. */
+void templates_load(struct daemon *d);
+/* Clones that somebody was given, or that are being made for somebody. */
+unsigned template_clones(const struct template *t);
+/* A machine of the template ends. */
+void template_leave(struct daemon *d, struct machine_entry *m);
+
+/* template_show.c */
+void template_pack(const struct template *t, msgpack_packer *p);
+
+/* pool.c */
+/* A parked clone, no longer in the pool, or NULL. */
+struct machine_entry *pool_take(struct daemon *d, struct template *t);
+void pool_park(struct daemon *d, struct machine_entry *m);
+void template_unpark(struct machine_entry *m);
+void pool_discard(struct daemon *d, struct template *t);
+/* Requests in progress: filling waits until there are none. */
+void pool_busy(struct daemon *d);
+void pool_quiet(struct daemon *d);
+void pool_fill_failed(struct template *t);
+/* Go on filling soon; to be called whenever a pool may have become short. */
+void pool_schedule(struct daemon *d);
+
+#endif

@@ -1,0 +1,264 @@
+#include "api/daemon/zygote.h"
+
+#include "api/daemon/birth.h"
+#include "api/daemon/events.h"
+#include "core/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+/*
+ * A template has one zygote that makes clones, and any number of retired ones
+ * that must live as long as their clones do. One that dies takes its clones
+ * with it; a new one is started from the template's file and its base.
+ */
+#define MAX_STARTS    5
+#define FIRST_WAIT_NS 100000000ULL
+#define SETUP_MS      60000
+/* Numbers a zygote may claim that are of use to nobody but people. */
+#define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
+
+static void retry(struct daemon *d, struct deadline *dl)
+{
+	zygote_start(d, container_of(dl, struct template, retry));
+}
+
+/* It could not be started, or it died. */
+static void lost(struct daemon *d, struct template *t, const struct err *why)
+{
+	struct err e = {0};
+
+	if (d->stopping)
+		return;
+	if (t->starts >= MAX_STARTS || why->code == -EBADMSG) {
+		template_failed(d, t, why);
+		return;
+	}
+	if (t->state == TEMPLATE_READY)
+		t->state = TEMPLATE_LOADING;
+	err_set(&e, why->code, "zygote of \"%s\": %s", t->name, why->msg);
+	log_warning("%s; starting it again", e.msg);
+	deadline_set(&d->deadlines, &t->retry,
+		now_ns() + (FIRST_WAIT_NS << t->starts) / 2, retry);
+}
+
+static void unlink_zygote(struct zygote *z)
+{
+	if (z->t->z == z)
+		z->t->z = NULL;
+	list_del(&z->link);
+}
+
+/* Its clones die with it, by pid namespace or parent-death signal. */
+static void end_clones(
+	struct daemon *d, struct zygote *z, const struct err *why)
+{
+	while (!list_empty(&z->clones)) {
+		struct machine_entry *m = container_of(
+			z->clones.next, struct machine_entry, of_zygote);
+
+		if (m->state == ENTRY_PARKED)
+			machine_discard(d, m);
+		else if (m->state == ENTRY_STARTING)
+			birth_failed(d, m, why);
+		else
+			machine_kill(d, m, why);
+	}
+}
+
+void zygote_kill(struct daemon *d, struct zygote *z, const struct err *why)
+{
+	unlink_zygote(z);
+	proc_kill(d, &z->p, why);
+	end_clones(d, z, why);
+	daemon_bury(d, z);
+}
+
+void zygote_gone(struct daemon *d, struct zygote *z, int status)
+{
+	struct template *t = z->t;
+	bool current = t->z == z;
+	struct err e = {.code = -EIO};
+
+	if (status >= 0 && WIFSIGNALED(status))
+		(void)snprintf(e.msg, sizeof(e.msg),
+			"the template's zygote was killed by signal %d",
+			WTERMSIG(status));
+	else
+		(void)snprintf(
+			e.msg, sizeof(e.msg), "the template's zygote ended");
+	d->metrics.counter[COUNT_ZYGOTES_LOST]++;
+	events_zygote(d, t, e.msg);
+	unlink_zygote(z);
+	proc_release(d, &z->p, &e);
+	end_clones(d, z, &e);
+	daemon_bury(d, z);
+	if (current)
+		lost(d, t, &e);
+}
+
+void zygote_check(struct daemon *d, struct zygote *z)
+{
+	struct err e = {.code = -ESRCH, .msg = "the zygote was retired"};
+
+	if (z->retired && list_empty(&z->clones))
+		zygote_kill(d, z, &e);
+}
+
+void zygote_retire(struct daemon *d, struct zygote *z, const char *why)
+{
+	struct template *t = z->t;
+
+	if (z->retired)
+		return;
+	log_warning("zygote of \"%s\" is replaced: %s", t->name, why);
+	d->metrics.counter[COUNT_ZYGOTES_RETIRED]++;
+	z->retired = true;
+	if (t->z == z)
+		t->z = NULL;
+	list_add(&t->retired, &z->link);
+	pool_discard(d, t);
+	zygote_check(d, z);
+	t->state = TEMPLATE_LOADING;
+	t->starts = 0;
+	zygote_start(d, t);
+}
+
+/* The base of a zygote may only be handed to the next one when nobody can
+ * change it any more. */
+void zygote_keep_base(struct template *t, struct ctl_packet *p)
+{
+	int seals;
+
+	if (t->base_fd >= 0 || !p->nfds)
+		return;
+	seals = fcntl(p->fd[0], F_GET_SEALS);
+	if (seals >= 0 && (seals & SEALS) == SEALS)
+		t->base_fd = take_fd(&p->fd[0]);
+}
+
+static void keep_config(struct template *t, const struct ctl_packet *p)
+{
+	struct machine_config c;
+
+	if (p->msg.len != sizeof(c))
+		return;
+	memcpy(&c, p->payload, sizeof(c));
+	c.kernel[sizeof(c.kernel) - 1] = 0;
+	c.cmdline[sizeof(c.cmdline) - 1] = 0;
+	t->cfg = c;
+}
+
+static void set_up(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct zygote *z = arg;
+	struct template *t = z->t;
+
+	/* Its end is reported by zygote_gone(); here only refusals. */
+	if (!p && (z->p.stopped || z->p.sock < 0))
+		return;
+	if (!p) {
+		struct err why = *e;
+
+		unlink_zygote(z);
+		proc_kill(d, &z->p, &why);
+		daemon_bury(d, z);
+		lost(d, t, &why);
+		return;
+	}
+	zygote_keep_base(t, p);
+	keep_config(t, p);
+	t->uuid = p->msg.setup_done.uuid;
+	t->base_bytes = p->msg.setup_done.base_bytes;
+	z->ready = true;
+	t->starts = 0;
+	t->state = TEMPLATE_READY;
+	template_ready(d, t);
+	birth_feed(d, t);
+	pool_schedule(d);
+}
+
+static int setup(struct daemon *d, struct zygote *z, struct err *e)
+{
+	struct template *t = z->t;
+	struct ctl_msg m = {.type = CTL_SETUP};
+	int fds[2] = {t->snap_fd, t->base_fd};
+
+	m.setup.version = CTL_VERSION;
+	m.setup.role = CTL_ROLE_ZYGOTE;
+	m.setup.has_base = t->base_fd >= 0;
+	return proc_call(d, &z->p, &m, NULL, fds, t->base_fd >= 0 ? 2 : 1,
+		SETUP_MS, set_up, z, e);
+}
+
+void zygote_start(struct daemon *d, struct template *t)
+{
+	struct zygote *z = calloc(1, sizeof(*z));
+	struct err e = {0};
+	int r;
+
+	t->starts++;
+	if (!z) {
+		err_set(&e, -ENOMEM, "no memory for a zygote");
+		lost(d, t, &e);
+		return;
+	}
+	proc_init(&z->p, PROC_ZYGOTE);
+	z->t = t;
+	list_init(&z->link);
+	list_init(&z->clones);
+	t->z = z;
+	r = proc_spawn(d, &z->p, true, &e);
+	if (!r)
+		r = setup(d, z, &e);
+	if (!r)
+		return;
+	unlink_zygote(z);
+	proc_kill(d, &z->p, &e);
+	daemon_bury(d, z);
+	lost(d, t, &e);
+}
+
+static void reaped(struct daemon *d, struct zygote *z, struct ctl_packet *p)
+{
+	int status = p->msg.reaped.wait_status;
+	struct machine_entry *m;
+	bool bad = false;
+	char id[ID_LEN];
+
+	if (z->children)
+		z->children--;
+	(void)snprintf(id, sizeof(id), "%s-%llu", z->t->name,
+		(unsigned long long)p->msg.reaped.number);
+	m = machine_find(d, id);
+	if (m && m->z == z) {
+		/* Clones share the zygote's addresses and stack canary: one
+		 * that was made to crash may have told them. */
+		bad = !m->discarded && WIFSIGNALED(status) &&
+		      (WTERMSIG(status) == SIGSEGV ||
+			      WTERMSIG(status) == SIGABRT ||
+			      WTERMSIG(status) == SIGSYS);
+		machine_reaped(d, m, status);
+	}
+	if (z->p.stopped)
+		return;
+	if (bad)
+		zygote_retire(d, z, "the process of a clone crashed");
+	else
+		zygote_check(d, z);
+}
+
+void zygote_message(struct daemon *d, struct zygote *z, struct ctl_packet *p)
+{
+	if (p->msg.type == CTL_CLONED)
+		birth_cloned(d, z, p);
+	else if (p->msg.type == CTL_REAPED)
+		reaped(d, z, p);
+	else
+		log_debug("a zygote sent control message %u", p->msg.type);
+}
