@@ -67,11 +67,17 @@ int console_attach(struct machine_entry *m, int fd, struct err *e)
 	return 0;
 }
 
+void console_end(struct console *c)
+{
+	if (c->fd >= 0)
+		(void)close(c->fd);
+	c->fd = -1;
+}
+
 void console_free(struct daemon *d, struct console *c)
 {
 	d->metrics.counter[COUNT_CONSOLE_DROPPED] += c->dropped;
-	if (c->fd >= 0)
-		(void)close(c->fd);
+	console_end(c);
 	free(c);
 }
 

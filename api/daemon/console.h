@@ -12,6 +12,8 @@
 
 /* Hand output on to fd (owned by the machine on success). */
 int console_attach(struct machine_entry *m, int fd, struct err *e) MUST_USE;
+/* The machine has ended: who reads from the descriptor sees the end. */
+void console_end(struct console *c);
 void console_free(struct daemon *d, struct console *c);
 /* CTL_CONSOLE. */
 void console_bytes(

@@ -130,6 +130,8 @@ void machine_ended(
 	list_add(&d->ended, &m->all);
 	d->nended++;
 	proc_release(d, &m->p, why);
+	if (m->console)
+		console_end(m->console);
 	while (d->nended > MAX_ENDED)
 		machine_forget(d,
 			container_of(d->ended.next, struct machine_entry, all));
