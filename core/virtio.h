@@ -144,6 +144,8 @@ int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head,
 	uint32_t len) MUST_USE;
 /* Does the driver want to be woken for this queue (2.7.7)? */
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q);
+/* Is a guest at the door to be woken for this queue's used buffers? */
+bool virtq_wants_wake(struct virtio_dev *vd, uint32_t q);
 /* Set or clear VIRTQ_USED_F_NO_NOTIFY (2.7.10). */
 void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on);
 

@@ -158,21 +158,24 @@ static void raise_irq(struct virtio_dev *vd)
 
 void virtio_notify_used(struct virtio_dev *vd, uint32_t queues)
 {
-	bool irq = false;
+	bool irq = false, wake = false;
 
 	if (!queues)
 		return;
 	pthread_mutex_lock(&vd->lock);
 	for (uint32_t q = 0; q < vd->vops->nqueues; q++) {
-		if (queues & 1u << q)
-			irq |= virtq_wants_irq(vd, q);
+		if (!(queues & 1u << q))
+			continue;
+		irq |= virtq_wants_irq(vd, q);
+		wake |= virtq_wants_wake(vd, q);
 	}
 	if (irq)
 		vd->s->isr |= VIRTIO_ISR_USED;
 	pthread_mutex_unlock(&vd->lock);
 	if (irq)
 		raise_irq(vd);
-	machine_door_wake(vd->dev.m);
+	if (wake)
+		machine_door_wake(vd->dev.m);
 }
 
 static void config_changed(struct virtio_dev *vd)

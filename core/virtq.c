@@ -207,7 +207,8 @@ int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head, uint32_t len)
 	return 0;
 }
 
-bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q)
+/* The driver did not set this flag. */
+static bool flag_clear(struct virtio_dev *vd, uint32_t q, uint16_t flag)
 {
 	uint16_t *avail;
 
@@ -217,8 +218,18 @@ bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q)
 	/* The flag must be read after the used index was published: the driver
 	 * clears it and then looks at the index (2.7.7.2). */
 	atomic_thread_fence(memory_order_seq_cst);
-	return avail && !(load16(&avail[AVAIL_FLAGS], memory_order_relaxed) &
-				AVAIL_F_NO_INTERRUPT);
+	return avail &&
+	       !(load16(&avail[AVAIL_FLAGS], memory_order_relaxed) & flag);
+}
+
+bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q)
+{
+	return flag_clear(vd, q, AVAIL_F_NO_INTERRUPT);
+}
+
+bool virtq_wants_wake(struct virtio_dev *vd, uint32_t q)
+{
+	return flag_clear(vd, q, DOOR_AVAIL_F_NO_WAKE);
 }
 
 void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on)

@@ -26,6 +26,10 @@
  * exit, from CPL 3 too. And a machine asleep at the door is out of KVM_RUN
  * with no I/O half done, which is just what pausing needs.
  *
+ * A used buffer of a queue whose avail ring has DOOR_AVAIL_F_NO_WAKE in its
+ * flags (a bit that virtio leaves alone) does not end a wait. It saves a guest
+ * that does not wait for its transmitted packets one exit for each of them.
+ *
  * DOOR_EVENT, 32-bit write: the guest reports how it ended.
  */
 #define DOOR_PORT    0x7a0
@@ -33,6 +37,8 @@
 #define DOOR_EVENT   4
 #define DOOR_SIZE    8
 #define DOOR_FOREVER 0xffffffffu
+
+#define DOOR_AVAIL_F_NO_WAKE 0x8000
 
 #define DOOR_EV_POWEROFF 1
 #define DOOR_EV_REBOOT   2

@@ -41,6 +41,9 @@ enum {
 #define DESC_WRITE         2u
 #define AVAIL_NO_INTERRUPT 1u
 
+/* Nobody waits for what was sent, but for want of a slot: tx_want(). */
+#define TX_FLAGS (AVAIL_NO_INTERRUPT | DOOR_AVAIL_F_NO_WAKE)
+
 enum {
 	Q_RX,
 	Q_TX,
@@ -70,6 +73,8 @@ struct used_elem {
 
 #define RX_DESCS (2 * RX_BUFS)
 #define TX_DESCS (2 * TX_SLOTS)
+
+#define ALL_SLOTS ((1u << TX_SLOTS) - 1)
 
 RING_TYPES(rx, RX_DESCS);
 RING_TYPES(tx, TX_DESCS);
@@ -147,7 +152,7 @@ static COLD void fill_rings(uint8_t *tails, uint32_t tail_size)
 	io.rx_avail.idx = RX_BUFS;
 	io.ev_avail.idx = EV_BUFS;
 	io.rx_avail.flags = AVAIL_NO_INTERRUPT;
-	io.tx_avail.flags = AVAIL_NO_INTERRUPT;
+	io.tx_avail.flags = TX_FLAGS;
 	io.ev_avail.flags = AVAIL_NO_INTERRUPT;
 }
 
@@ -282,9 +287,30 @@ static void tx_reap(void)
 	}
 }
 
+/* Be woken at the door when the device has taken a packet, or not.
+ *
+ * Once on it stays on until all slots were seen free. So whoever found no slot,
+ * and then sleeps, is woken, even when somebody else reaped meanwhile: the
+ * machine counted the packet that was taken, and does not begin that sleep. */
+static void tx_want(bool on)
+{
+	uint16_t flags = on ? AVAIL_NO_INTERRUPT : TX_FLAGS;
+
+	if (io.tx_avail.flags == flags)
+		return;
+	io.tx_avail.flags = flags;
+	/* The used ring is looked at after this (2.7.7.2). */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	tx_reap();
+}
+
 uint8_t *tx_slot(void)
 {
 	tx_reap();
+	if (!io.tx_busy)
+		tx_want(false);
+	else if (io.tx_busy == ALL_SLOTS)
+		tx_want(true);
 	for (unsigned i = 0; i < TX_SLOTS; i++) {
 		if (!(io.tx_busy & 1u << i))
 			return io.tx_slot[i];
@@ -312,6 +338,7 @@ void tx_push(const uint8_t *slot, uint32_t n, const void *p, uint32_t m)
 bool tx_idle(void)
 {
 	tx_reap();
+	tx_want(io.tx_busy);
 	return !io.tx_busy;
 }
 

@@ -47,7 +47,8 @@ void rx_recycle(unsigned buf);
 /* True: *id is the next event. */
 bool event_pop(uint32_t *id);
 
-/* A free slot, or NULL. It stays free until tx_push(). */
+/* A free slot, or NULL. It stays free until tx_push(). Only after a NULL here,
+ * or a false from tx_idle(), does a taken packet end a sleep at the door. */
 uint8_t *tx_slot(void);
 /* Send n bytes of this slot and m more from p, which the device reads before
  * tx_idle(). */
