@@ -96,6 +96,7 @@ static const int loop_calls[] = {
 	SCMP_SYS(membarrier),
 	SCMP_SYS(prlimit64),
 	SCMP_SYS(sched_getaffinity),
+	SCMP_SYS(sysinfo), /* qsort() of glibc asks for the memory size */
 };
 
 /* A zygote also makes clones and waits for them. */

@@ -63,6 +63,7 @@ int offline_run(struct worker *w)
 		if (r == 1) {
 			answer(w, &p);
 			ctl_packet_free(&p);
+			return 0;
 		} else if (r != -EAGAIN) {
 			return r == 0 ? 0 : 1;
 		} else if (poll(&pfd, 1, -1) < 0 && errno != EINTR) {
