@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 static void round_trip(struct machine *m, int pagemap_fd, uint64_t pages)
@@ -198,6 +199,40 @@ static void test_write_errors(void **state)
 	machine_destroy(&m);
 }
 
+/* A full disk: -ENOSPC, whichever write it hits. */
+static void test_full_disk(void **state)
+{
+	static const char *const sizes[] = {"size=4k", "size=40k", "size=2m"};
+	char dir[] = "/tmp/thaw-full-XXXXXX";
+	struct snap_write_opts o = {0};
+	struct snap_written w;
+	struct err e = {0};
+	struct machine m;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fake_machine(&m, 16 * MIB, MEM_PRIVATE);
+	for (gpa_t gpa = 0; gpa < 10 * MIB; gpa += 4096)
+		fake_page(&m, gpa);
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		int fd;
+
+		if (mount("none", dir, "tmpfs", 0, sizes[i])) {
+			print_message("skipped: a tmpfs needs root: %s\n",
+				strerror(errno));
+			break;
+		}
+		fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+		assert_true(fd >= 0);
+		assert_int_equal(snap_write(&m, fd, &o, &w, &e), -ENOSPC);
+		assert_non_null(strstr(e.msg, "No space left"));
+		close(fd);
+		assert_int_equal(umount2(dir, MNT_DETACH), 0);
+	}
+	machine_destroy(&m);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 static void test_other_machine(void **state)
 {
 	struct machine_config cfg;
@@ -248,6 +283,7 @@ int main(void)
 		cmocka_unit_test(test_empty_memory_is_small),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_write_errors),
+		cmocka_unit_test(test_full_disk),
 		cmocka_unit_test(test_other_machine),
 	};
 
