@@ -73,7 +73,7 @@ static int try_time(struct vcpu *v, struct err *e)
 {
 	struct arch_host *h = v->m->host;
 	const uint64_t back = 1ULL << 40;
-	uint64_t before, after;
+	uint64_t before = 0, after = 0;
 	int r = vcpu_msr_get(v, MSR_TSC, &before);
 
 	if (!r)

@@ -128,7 +128,10 @@ void vcpu_state_reset(struct vcpu_state *s, uint32_t id)
 	vcpu_lapic_reset(&s->lapic, id);
 }
 
+_Static_assert(_Alignof(struct vcpu_state) <= _Alignof(max_align_t),
+	"calloc() aligns it");
+
 struct vcpu_state *arch_vcpu_state_create(void)
 {
-	return aligned_alloc(16, align_up(sizeof(struct vcpu_state), 16));
+	return calloc(1, sizeof(struct vcpu_state));
 }
