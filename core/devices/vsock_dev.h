@@ -2,8 +2,10 @@
  * Inside of the vsock device; for devices/vsock*.c only. From outside:
  * core/vsock.h.
  *
- *   vsock.c         the device: queues, saved state, life cycle, passes
- *   vsock_stream.c  streams: table, packets in and out, credit
+ *   vsock.c         the device: saved state, life cycle
+ *   vsock_queue.c   queues and passes
+ *   vsock_stream.c  streams: table, packets to the guest, credit
+ *   vsock_packet.c  packets from the guest
  *   vsock_unix.c    host sockets behind streams: CONNECT line, dialling, time
  *
  * Passes. Everything that may put something into the rings happens between
@@ -117,6 +119,7 @@ struct vsock_stream {
 	bool hashed;   /* the ports are known */
 	bool queued;   /* on the list of those with something to send */
 	bool to_free;  /* at the end of the pass */
+	bool lost;     /* vsock_stream_drop_all() will end it */
 	struct vsock_stream *next; /* that list */
 	uint64_t deadline;         /* now_ns() scale; 0: none */
 	uint64_t cookie;           /* VS_DIAL */
@@ -196,9 +199,16 @@ struct vsock {
 };
 
 /* ---- vsock.c ---- */
+uint32_t vsock_new_port(struct vsock *v);
+
+/* ---- vsock_queue.c ---- */
 void vsock_begin(struct vsock *v);
 void vsock_end(struct vsock *v);
-uint32_t vsock_new_port(struct vsock *v);
+/* Streams end with the driver that knew them. Only in passes that come from
+ * the loop: closed() may not be called from inside vsock_send(). */
+void vsock_drop_lost(struct vsock *v);
+/* Both directions, all queues. */
+void vsock_full_pass(struct vsock *v);
 
 /* ---- vsock_stream.c ---- */
 /* NULL when the table is full or memory is. */
@@ -207,6 +217,8 @@ struct vsock_stream *vsock_stream_new(
 /* The ports are known: make it findable. */
 void vsock_stream_ports(
 	struct vsock_stream *s, uint32_t host_port, uint32_t guest_port);
+struct vsock_stream *vsock_stream_find(
+	const struct vsock *v, uint32_t host_port, uint32_t guest_port);
 /* Put on the send list when it has something to send. */
 void vsock_stream_poke(struct vsock_stream *s);
 /* End: tell the guest (rst) unless it knows or never heard of it, and whoever
@@ -224,7 +236,10 @@ void vsock_stream_shut(struct vsock_stream *s, uint8_t flags);
 /* One packet of this stream into the guest's buffers: its length, or 0 when it
  * has nothing to send after all. */
 uint32_t vsock_stream_fill(struct vsock_stream *s, struct virtq_chain *c);
-/* A packet from the guest, header already copied; data still in c. */
+
+/* ---- vsock_packet.c ---- */
+/* A packet from the guest, header already copied; data still in c. Not while
+ * vsock_reply_full(). */
 void vsock_stream_packet(struct vsock *v, const struct vsock_hdr *h,
 	const struct virtq_chain *c);
 bool vsock_reply_full(const struct vsock *v);

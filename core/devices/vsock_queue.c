@@ -1,0 +1,234 @@
+/*
+ * The queues of the vsock device and the passes over them (vsock_dev.h says
+ * what a pass is).
+ */
+#include "core/devices/vsock_dev.h"
+
+/* Chains per pass and direction; more waits for the next turn of the loop, so
+ * that a guest that never stops cannot keep the loop from other work. */
+#define PASS_BUDGET (2u * VIRTQ_MAX_SIZE)
+
+#define EVENT_TRANSPORT_RESET 0u /* 5.10.6.7 */
+
+/* ---- rings: each operation under the lock, none after a reset ---- */
+
+static int ring_pop(struct vsock *v, uint32_t q, struct virtq_chain *c)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&v->vd.lock);
+	if (!v->was_reset && !v->quiet) {
+		r = virtq_pop(&v->vd, q, c);
+		if (r < 0)
+			virtio_broken(&v->vd, "malformed ring");
+	}
+	pthread_mutex_unlock(&v->vd.lock);
+	if (r < 0)
+		v->must_drop = true;
+	return r > 0;
+}
+
+static void ring_unpop(struct vsock *v, uint32_t q)
+{
+	pthread_mutex_lock(&v->vd.lock);
+	if (!v->was_reset)
+		virtq_unpop(&v->vd, q);
+	pthread_mutex_unlock(&v->vd.lock);
+}
+
+static void broken(struct vsock *v, const char *why)
+{
+	pthread_mutex_lock(&v->vd.lock);
+	if (!v->was_reset)
+		virtio_broken(&v->vd, why);
+	pthread_mutex_unlock(&v->vd.lock);
+	v->must_drop = true;
+}
+
+static void ring_push(struct vsock *v, uint32_t q, uint16_t head, uint32_t len)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&v->vd.lock);
+	if (!v->was_reset)
+		r = virtq_push(&v->vd, q, head, len);
+	pthread_mutex_unlock(&v->vd.lock);
+	v->used |= 1u << q;
+	if (r)
+		broken(v, "used ring outside guest memory");
+}
+
+/* ---- guest to host ---- */
+
+static void tx_packet(struct vsock *v, const struct virtq_chain *c)
+{
+	struct vsock_hdr h;
+
+	if (virtq_chain_read(c, 0, &h, sizeof(h)) < sizeof(h) ||
+		h.len > c->read_len - sizeof(h)) {
+		broken(v, "packet shorter than its header says");
+		return;
+	}
+	vsock_stream_packet(v, &h, c);
+}
+
+static void drain_tx(struct vsock *v)
+{
+	struct virtq_chain c;
+
+	for (unsigned n = 0; n < PASS_BUDGET; n++) {
+		v->tx_blocked = vsock_reply_full(v);
+		if (v->tx_blocked || !ring_pop(v, VSOCK_Q_TX, &c))
+			return;
+		tx_packet(v, &c);
+		ring_push(v, VSOCK_Q_TX, c.head, 0);
+	}
+	virtio_rerun(&v->vd, VSOCK_Q_TX);
+}
+
+/* ---- host to guest ---- */
+
+static void reset_told(struct vsock *v)
+{
+	pthread_mutex_lock(&v->vd.lock);
+	v->s.reset_owed = 0;
+	pthread_mutex_unlock(&v->vd.lock);
+}
+
+/* Is the guest told of a restore? Nothing else reaches it before. */
+static bool event_sent(struct vsock *v)
+{
+	const uint32_t event = EVENT_TRANSPORT_RESET;
+	struct virtq_chain c;
+	bool owed, listens;
+
+	pthread_mutex_lock(&v->vd.lock);
+	owed = v->s.reset_owed;
+	listens = v->s.virtio.vq[VSOCK_Q_EVENT].ready;
+	pthread_mutex_unlock(&v->vd.lock);
+	if (!owed)
+		return true;
+	if (!listens) {
+		reset_told(v); /* a driver without that queue: nobody to tell */
+		return true;
+	}
+	if (!ring_pop(v, VSOCK_Q_EVENT, &c))
+		return false;
+	if (virtq_chain_write(&c, 0, &event, sizeof(event)) < sizeof(event)) {
+		broken(v, "event buffer too small");
+		return false;
+	}
+	ring_push(v, VSOCK_Q_EVENT, c.head, sizeof(event));
+	reset_told(v);
+	return true;
+}
+
+static uint32_t fill_reply(struct vsock *v, struct virtq_chain *c)
+{
+	const struct vsock_reply *r = &v->reply[v->reply_head];
+	const struct vsock_hdr h = {
+		.src_cid = r->src_cid,
+		.dst_cid = r->dst_cid,
+		.src_port = r->src_port,
+		.dst_port = r->dst_port,
+		.type = r->type,
+		.op = VSOCK_OP_RST,
+	};
+
+	v->reply_head = (v->reply_head + 1) % VSOCK_MAX_REPLIES;
+	v->nreplies--;
+	return (uint32_t)virtq_chain_write(c, 0, &h, sizeof(h));
+}
+
+/* The next packet for the guest: replies first, then streams in turn. */
+static uint32_t next_packet(struct vsock *v, struct virtq_chain *c)
+{
+	if (v->nreplies)
+		return fill_reply(v, c);
+	while (v->send_head) {
+		struct vsock_stream *s = v->send_head;
+		uint32_t n;
+
+		v->send_head = s->next;
+		s->queued = false;
+		n = vsock_stream_fill(s, c);
+		vsock_stream_poke(s);
+		if (n)
+			return n;
+	}
+	return 0;
+}
+
+static void fill_rx(struct vsock *v)
+{
+	struct virtq_chain c;
+
+	for (unsigned n = 0; n < PASS_BUDGET; n++) {
+		uint32_t len;
+
+		if ((!v->nreplies && !v->send_head) ||
+			!ring_pop(v, VSOCK_Q_RX, &c))
+			return;
+		if (c.write_len <= sizeof(struct vsock_hdr)) {
+			broken(v, "receive buffer too small");
+			return;
+		}
+		len = next_packet(v, &c);
+		if (!len) {
+			ring_unpop(v, VSOCK_Q_RX);
+			return;
+		}
+		ring_push(v, VSOCK_Q_RX, c.head, len);
+	}
+	virtio_rerun(&v->vd, VSOCK_Q_RX);
+}
+
+/* ---- passes ---- */
+
+void vsock_begin(struct vsock *v)
+{
+	v->depth++;
+}
+
+void vsock_end(struct vsock *v)
+{
+	uint32_t used;
+
+	if (v->depth > 1) {
+		v->depth--;
+		return;
+	}
+	if (event_sent(v))
+		fill_rx(v);
+	vsock_stream_free_dead(v);
+	vsock_unix_arm(v);
+	if (v->tx_blocked && !vsock_reply_full(v))
+		virtio_rerun(&v->vd, VSOCK_Q_TX);
+	if (v->must_drop)
+		virtio_rerun(&v->vd, VSOCK_Q_RX);
+	used = v->used;
+	v->used = 0;
+	v->depth = 0;
+	virtio_notify_used(&v->vd, used);
+}
+
+void vsock_drop_lost(struct vsock *v)
+{
+	bool lost;
+
+	pthread_mutex_lock(&v->vd.lock);
+	lost = v->was_reset || v->must_drop;
+	v->was_reset = false;
+	pthread_mutex_unlock(&v->vd.lock);
+	v->must_drop = false;
+	if (lost)
+		vsock_stream_drop_all(v, true);
+}
+
+void vsock_full_pass(struct vsock *v)
+{
+	vsock_begin(v);
+	vsock_drop_lost(v);
+	drain_tx(v);
+	vsock_end(v);
+}
