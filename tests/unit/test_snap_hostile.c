@@ -6,7 +6,9 @@
 #include "tests/unit/snap_hostile.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static void inspect(int fd)
 {
@@ -111,6 +113,36 @@ static void test_shared_chunk(void **state)
 	close(fd);
 }
 
+/* Two root entries may not name the same leaf. */
+static void test_shared_leaf(void **state)
+{
+	struct image img;
+	struct machine m;
+	struct err e = {0};
+	struct stat st;
+	int fd;
+
+	(void)state;
+	fake_machine(&m, 16 * MIB, MEM_PRIVATE);
+	fake_page(&m, 0);
+	fake_page(&m, 9 * MIB);
+	fd = fake_snapshot(&m);
+	assert_int_equal(fstat(fd, &st), 0);
+	img.n = (size_t)st.st_size;
+	img.p = malloc(img.n);
+	assert_non_null(img.p);
+	assert_int_equal(pread_full(fd, img.p, img.n, 0), 0);
+	assert_int_equal(fake_restore(fd, &e), 0);
+	*image_root(&img, 1) = *image_root(&img, 0);
+	image_seal(&img);
+	image_store(&img, fd);
+	assert_int_equal(fake_restore(fd, &e), -EBADMSG);
+	assert_non_null(strstr(e.msg, "memory: root entry 1"));
+	image_free(&img);
+	machine_destroy(&m);
+	close(fd);
+}
+
 /* An unknown section that is not REQUIRED is skipped. */
 static void test_unknown_optional(void **state)
 {
@@ -136,6 +168,7 @@ int main(void)
 		cmocka_unit_test(test_seal_keeps),
 		cmocka_unit_test(test_cases),
 		cmocka_unit_test(test_shared_chunk),
+		cmocka_unit_test(test_shared_leaf),
 		cmocka_unit_test(test_unknown_optional),
 	};
 
