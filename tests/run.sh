@@ -18,7 +18,7 @@ build=$PWD/${BUILD:-build}
 logs=${TEST_LOGS:-$build/test-logs}
 limit=${TEST_TIMEOUT:-120}
 passed=0 failed=0 skipped=0
-pid='' tmp=''
+pid='' tmp='' left=''
 failures=()
 
 mkdir -p "$logs" || exit 1
@@ -27,9 +27,16 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0}
 export PYTHONDONTWRITEBYTECODE=1
 unset THAW_SOCKET
 
-group_alive() { kill -0 -- "-$pid" 2>/dev/null; }
+# Processes of the running test, but for those that only wait to be reaped.
+group_list() {
+	ps -e -o pgid=,stat=,pid=,etime=,args= |
+		awk -v g="$pid" '$1 == g && $2 !~ /^Z/'
+}
 
-# Ends the process group of the running test; true when there was anything.
+group_alive() { kill -0 -- "-$pid" 2>/dev/null && [ -n "$(group_list)" ]; }
+
+# Ends the process group of the running test; true when there was anything,
+# which is then named in $left.
 group_end() {
 	local i
 	[ -n "$pid" ] || return 1
@@ -39,6 +46,7 @@ group_end() {
 		[ "${1:-}" = now ] && break
 		sleep 0.1
 	done
+	left=$(group_list)
 	kill -TERM -- "-$pid" 2>/dev/null
 	for ((i = 0; i < 5; i++)); do
 		group_alive || return 0
@@ -82,7 +90,8 @@ run_one() {
 	local -a cmd
 	name=${test#"$PWD"/}
 	log=$logs/${name//\//_}.log
-	tmp=$(mktemp -d /tmp/thaw-t.XXXXXX) || exit 1
+	# A short name, for sockets; open to other users, whose rights some tests try.
+	tmp=$(mktemp -d /tmp/tt.XXXXXX) && chmod 755 "$tmp" || exit 1
 	[ "$name" != "${name#/}" ] || test=$PWD/$name
 	cmd=("$test")
 	case $name in
@@ -120,7 +129,7 @@ run_one() {
 		f=1
 	fi
 	if group_end && [ "$rc" -ne 124 ]; then
-		echo "processes left behind" >>"$log"
+		printf 'processes left behind:\n%s\n' "$left" >>"$log"
 		[ "$f" -gt 0 ] || p=0 f=1 why="processes left behind"
 	fi
 	pid=''
