@@ -16,6 +16,7 @@ struct ear {
 	size_t n;
 	uint8_t data[1024];
 	struct vsock_stream *close_at_data;
+	const struct vsock_stream_ops *again;
 };
 
 static void ear_opened(void *arg)
@@ -818,6 +819,80 @@ static void quiesced(void **state)
 	assert_int_equal(p.h.len, 5);
 }
 
+/* A callback that connects anew at once keeps its new stream. */
+static void closed_connects_again(void *arg, int err)
+{
+	struct ear *e = arg;
+
+	ear_closed(arg, err);
+	if (e->closed == 1)
+		assert_non_null(vsock_connect(g.v, GPORT, e->again, e));
+}
+
+static void reconnect_inside_a_reset(void **state)
+{
+	static const struct vsock_stream_ops ops = {
+		.opened = ear_opened,
+		.data = ear_data,
+		.closed = closed_connects_again,
+	};
+	struct ear e = {.again = &ops};
+	struct fg_packet p;
+	struct err err;
+
+	(void)state;
+	assert_non_null(vsock_connect(g.v, GPORT, &ops, &e));
+	fg_expect(&g, &p, VSOCK_OP_REQUEST);
+	assert_int_equal(vsock_reset(g.v, 0, &err), 0);
+	assert_int_equal(e.closed, 1);
+	fg_expect(&g, &p, VSOCK_OP_REQUEST);
+	fg_send(&g, VSOCK_OP_RESPONSE, GPORT, p.h.src_port, 0, NULL, 0);
+	assert_int_equal(e.opened, 1);
+}
+
+/* A vCPU thread that resets and starts the device over and over, while the
+ * loop thread works. For the thread sanitizer above all. */
+static void *driver_thread(void *arg)
+{
+	for (int i = 0; i < 300; i++) {
+		fg_set(arg, FG_R_STATUS, 0);
+		fg_set(arg, FG_R_STATUS, 3);
+		fg_set(arg, FG_R_DRIVER_FEATURES_SEL, 1);
+		fg_set(arg, FG_R_DRIVER_FEATURES, 1);
+		fg_set(arg, FG_R_STATUS, 11);
+		fg_driver_queues(arg);
+		fg_set(arg, FG_R_STATUS, 15);
+		fg_set(arg, FG_R_QUEUE_NOTIFY, 0);
+		(void)fg_reg(arg, FG_R_CONFIG);
+		fg_set(arg, FG_R_ISR_ACK, fg_reg(arg, FG_R_ISR));
+	}
+	return NULL;
+}
+
+static void resets_by_another_thread(void **state)
+{
+	pthread_t t;
+	struct err err;
+	struct ear e;
+
+	(void)state;
+	assert_int_equal(pthread_create(&t, NULL, driver_thread, &g), 0);
+	for (int i = 0; i < 1000; i++) {
+		struct vsock_stream *s = dial(&e);
+
+		vsock_ops.kick(g.dev);
+		fg_run(&g);
+		/* NULL: the guest takes no RSTs, the table filled up */
+		if (!s || !(i % 100))
+			assert_int_equal(vsock_reset(g.v, 9, &err), 0);
+		else if (!e.closed)
+			vsock_close(s);
+	}
+	assert_int_equal(pthread_join(t, NULL), 0);
+	fg_run(&g);
+	assert_true(virtio_queue_live(&g.v->vd, 0));
+}
+
 /* One wake-up for everything that a pass does. */
 static void one_wake_per_pass(void **state)
 {
@@ -918,6 +993,8 @@ int main(void)
 		T(driver_reset),
 		T(rings_after_a_reset),
 		T(quiesced),
+		T(reconnect_inside_a_reset),
+		T(resets_by_another_thread),
 		T(one_wake_per_pass),
 		T(random_packets),
 	};
