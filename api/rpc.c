@@ -302,6 +302,9 @@ const char *rpc_code(int code)
 	case EINVAL:
 	case ERANGE:
 	case ENAMETOOLONG:
+	case EISDIR:
+	case ENOTDIR:
+	case ELOOP:
 		return "invalid";
 	case ENOENT:
 		return "not_found";
@@ -311,6 +314,7 @@ const char *rpc_code(int code)
 		return "busy";
 	case EACCES:
 	case EPERM:
+	case EROFS:
 		return "denied";
 	case EOPNOTSUPP:
 		return "unsupported";
@@ -320,6 +324,8 @@ const char *rpc_code(int code)
 		return "timeout";
 	case ENOMEM:
 	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
 	case EMFILE:
 	case ENFILE:
 	case EAGAIN:

@@ -37,7 +37,7 @@ struct creation {
 	struct ready ready;
 	int file;   /* owned: the snapshot being written */
 	int source; /* owned: the client's snapshot */
-	bool published;
+	bool published, over;
 	uint64_t began, step; /* now_ns() */
 	struct deadline late;
 	struct {
@@ -71,6 +71,10 @@ static void failed(struct creation *c, const struct err *e)
 	char name[NAME_LEN];
 	struct err why = *e;
 
+	/* Ending the builder ends its pending calls, which come here, too. */
+	if (c->over)
+		return;
+	c->over = true;
 	(void)snprintf(name, sizeof(name), "%s", t->name);
 	(void)snprintf(t->error, sizeof(t->error), "%.290s", why.msg);
 	c->builder = NULL;
@@ -190,6 +194,8 @@ static void builder_started(struct daemon *d, void *arg,
 	struct ctl_msg msg = {.type = CTL_FREEZE};
 	struct err why = {0};
 
+	if (c->over)
+		return;
 	c->builder = m;
 	if (e) {
 		failed(c, e);

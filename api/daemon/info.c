@@ -110,9 +110,11 @@ static void probed(struct daemon *d)
 	char value[300];
 
 	h->text[h->len] = 0;
+	/* "software (kvm-pvm)": the first word is what clients are told. */
 	if (line_value(h->text, "kind", value, sizeof(value)) &&
-		(!strcmp(value, "hardware") || !strcmp(value, "software")))
-		(void)snprintf(h->kind, sizeof(h->kind), "%.15s", value);
+		(!strncmp(value, "hardware", 8) ||
+			!strncmp(value, "software", 8)))
+		(void)snprintf(h->kind, sizeof(h->kind), "%.8s", value);
 	if (line_value(h->text, "reason", value, sizeof(value)))
 		(void)snprintf(h->kvm, sizeof(h->kvm), "%.299s", value);
 	else if (line_value(h->text, "usable", value, sizeof(value)) &&

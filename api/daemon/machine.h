@@ -42,7 +42,8 @@ struct machine_entry {
 	struct list all;    /* daemon.machines or daemon.ended */
 	struct list bound;  /* conn.bound */
 	struct conn *owner; /* bound to this connection */
-	bool loaded_from_file, discarded;
+	bool discarded;  /* killed by us: how it died says nothing */
+	bool was_parked; /* died in the pool */
 
 	/* clones */
 	struct template *t;    /* borrowed; NULL when it is not a clone */
@@ -52,7 +53,7 @@ struct machine_entry {
 	uint64_t number;
 	struct want *want; /* who waits for it, until it is born */
 	uint32_t want_index;
-	bool for_pool, counted;
+	bool for_pool;
 	struct deadline late;
 
 	uint64_t memory;   /* bytes of guest memory */

@@ -94,6 +94,11 @@ static void finish(struct daemon *d, struct machine_entry *m, int status)
 	if (!m->have_end)
 		d->metrics.counter[COUNT_MACHINES_LOST]++;
 	machine_set_end(m, MACHINE_NENDS_, e.msg);
+	/* Nobody knew of it. */
+	if (m->was_parked) {
+		machine_discard(d, m);
+		return;
+	}
 	/* A pending call's owner may forget the machine; then it is done. */
 	if (m->kind == ENTRY_CLONE &&
 		(m->state == ENTRY_STARTING || m->want || m->for_pool)) {
@@ -117,6 +122,7 @@ void machine_gone(struct daemon *d, struct machine_entry *m, int status)
 		finish(d, m, status);
 		return;
 	}
+	m->was_parked = m->state == ENTRY_PARKED;
 	template_unpark(m);
 	if (m->state != ENTRY_STARTING)
 		m->state = ENTRY_DYING;
