@@ -109,6 +109,10 @@ void virtio_notify_config(struct virtio_dev *vd);
  * the driver resets the device. With the lock held. */
 void virtio_broken(struct virtio_dev *vd, const char *why);
 
+/* The driver wrote the status register. With the lock held. */
+void virtio_set_status(struct virtio_dev *vd, uint32_t v);
+/* The driver took VERSION_1 and nothing that was not offered. */
+bool virtio_features_ok(const struct virtio_dev *vd);
 /* DRIVER_OK, and neither broken nor FAILED. With the lock held. */
 bool virtio_live(const struct virtio_dev *vd);
 /* The queue can be used: live and ready. With the lock held. */

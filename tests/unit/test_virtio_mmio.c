@@ -284,6 +284,32 @@ static void interrupts(void **state)
 	assert_int_equal(fg_reg(&g, FG_R_ISR), VIRTIO_ISR_CONFIG);
 }
 
+/* DOOR_AVAIL_F_NO_WAKE: per queue, and not the same as NO_INTERRUPT. */
+static void wake_suppression(void **state)
+{
+	uint16_t *tx = fg_at(&g, FG_AVAIL(1), 2);
+	uint64_t wakes;
+
+	(void)state;
+	fg_driver(&g);
+	(void)count(vd->irq_fd);
+	wakes = g.m.door_seq;
+	tx[0] = DOOR_AVAIL_F_NO_WAKE;
+	virtio_notify_used(vd, 2);
+	assert_int_equal(g.m.door_seq, wakes);
+	assert_int_equal(count(vd->irq_fd), 1);
+	virtio_notify_used(vd, 3); /* the other queue wants it */
+	assert_int_equal(g.m.door_seq, wakes + 1);
+	tx[0] = 0;
+	virtio_notify_used(vd, 2);
+	assert_int_equal(g.m.door_seq, wakes + 2);
+	tx[0] = DOOR_AVAIL_F_NO_WAKE;
+	pthread_mutex_lock(&vd->lock);
+	virtio_broken(vd, "test"); /* always told */
+	pthread_mutex_unlock(&vd->lock);
+	assert_int_equal(g.m.door_seq, wakes + 3);
+}
+
 static void the_door_suppresses_notifications(void **state)
 {
 	(void)state;
@@ -425,6 +451,7 @@ int main(void)
 		T(impossible_queue),
 		T(broken_and_reset),
 		T(interrupts),
+		T(wake_suppression),
 		T(the_door_suppresses_notifications),
 		T(notify_by_exit),
 		T(random_registers),
