@@ -33,7 +33,5 @@ void arch_cpu_describe(msgpack_packer *p);
 size_t arch_run_size(const struct machine *m);
 /* A vCPU's state, zeroed; freed with free(). */
 struct vcpu_state *arch_vcpu_state_create(void);
-/* Where the guest stands, for messages. False: not to be had. */
-bool arch_vcpu_pc(struct vcpu *v, uint64_t *pc);
 
 #endif

@@ -22,6 +22,9 @@ int machine_set_identity(
 
 	if (!page)
 		return -EINVAL;
+	if (m->state == MACHINE_RUNNING)
+		return err_set(e, -EBUSY,
+			"cannot change the identity of a running machine");
 	memcpy(now.generation, id->generation, sizeof(now.generation));
 	memcpy(now.seed, id->seed, sizeof(now.seed));
 	arch_time_now(m, &now);

@@ -37,9 +37,15 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#ifdef __has_feature /* clang's way to say it */
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define VCPU_STACK (1 * MIB)
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define VCPU_STACK (1 * MIB)
-#else
+#endif
+#ifndef VCPU_STACK
 /* A thousand machines are alive at once. The deepest user is a device's io(),
  * a few KiB; static TLS is in here too. */
 #define VCPU_STACK (64 * KIB)
@@ -211,24 +217,23 @@ static void vcpu_exit(struct vcpu *v)
 	v->ended = true;
 }
 
-/* vCPU thread. True: an exit was handled; false: a signal, or it is over. */
-static bool run_once(struct vcpu *v)
+/* vCPU thread: into the guest until its next exit, or a signal. */
+static void run_once(struct vcpu *v)
 {
 	int code;
 
 	v->io_pending = false;
 	if (!ioctl(v->fd, KVM_RUN, 0)) {
 		vcpu_exit(v);
-		return true;
+		return;
 	}
 	code = -errno;
 	/* EAGAIN: a vCPU that waits for its start-up interrupt. */
 	if (code == -EINTR || code == -EAGAIN)
-		return false;
+		return;
 	machine_end(v->m, MACHINE_END_ERROR, "vCPU %u: KVM_RUN: %s", v->id,
 		strerror(-code));
 	v->ended = true;
-	return false;
 }
 
 /* vCPU thread, m->lock held: something is asked of us. */
@@ -240,7 +245,7 @@ static void wait_paused(struct vcpu *v)
 	/* Finishing one string instruction can hand us the next part. */
 	while (v->io_pending && !v->want_exit && !v->ended) {
 		pthread_mutex_unlock(&m->lock);
-		(void)run_once(v);
+		run_once(v);
 		pthread_mutex_lock(&m->lock);
 	}
 	began = now_ns();
@@ -290,7 +295,7 @@ static void *vcpu_thread(void *arg)
 		} else {
 			door_leave(v);
 			pthread_mutex_unlock(&m->lock);
-			(void)run_once(v);
+			run_once(v);
 			pthread_mutex_lock(&m->lock);
 		}
 	}

@@ -106,13 +106,3 @@ bool arch_vcpu_exit(struct vcpu *v)
 	ioapic_eoi(v->m, v->run->eoi.vector);
 	return true;
 }
-
-bool arch_vcpu_pc(struct vcpu *v, uint64_t *pc)
-{
-	struct kvm_regs r;
-
-	if (v->fd < 0 || kvm_ioctl(v->fd, KVM_GET_REGS, &r) < 0)
-		return false;
-	*pc = r.rip;
-	return true;
-}
