@@ -339,7 +339,7 @@ int template_create_method(
 	struct template_limits limits;
 	struct config cfg;
 	struct creation *c;
-	struct ready ready;
+	struct ready ready = {0};
 	int rc = check(d, a, e);
 
 	if (!rc)

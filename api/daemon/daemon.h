@@ -128,6 +128,15 @@ struct daemon {
 	size_t ndead, dead_cap;
 };
 
+/* daemon.c. The options are set and stay the caller's. */
+void daemon_prepare(struct daemon *d);
+/* Needs daemon_fini() also when it fails. */
+int daemon_init(struct daemon *d, struct err *e) MUST_USE;
+/* Until a signal or idleness ends it; the exit code. */
+int daemon_run(struct daemon *d);
+/* Ends every process, waits for them, removes the socket. */
+void daemon_fini(struct daemon *d);
+
 /* free(p) when the current batch of events is done. */
 void daemon_bury(struct daemon *d, void *p);
 
