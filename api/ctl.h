@@ -133,7 +133,8 @@ struct ctl_clone {
 struct ctl_overrides {
 	char hostname[64];      /* empty: "TEMPLATE-NUMBER" */
 	char template_name[64]; /* always set */
-	uint32_t cid;           /* 0: as in the template */
+	uint32_t cid;           /* 0: as in the template; of several clones
+				 * the first one's, the others count up */
 	uint32_t reserved;
 };
 struct ctl_cloned {

@@ -117,6 +117,9 @@ int clone_run(struct worker *w, const struct ctl_clone *c,
 	if (overrides)
 		o = *overrides;
 	names(&o, number);
+	/* No two clones of one request share an address. */
+	if (o.cid)
+		o.cid += (uint32_t)(number - c->first);
 	w->clone = true;
 	w->role = CTL_ROLE_MACHINE;
 	r = build(w, &o, listener, &e);
