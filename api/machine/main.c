@@ -42,7 +42,7 @@ static int probe(void)
 	struct err e = {0};
 	int r = kvm_open("/dev/kvm", &h, &e);
 
-	printf("kind: %s\n", kvm_kind_name(r ? kvm_host_kind() : h.kind));
+	printf("kind: %s\n", kvm_kind_name(r ? KVM_KIND_NONE : h.kind));
 	printf("usable: %s\n", r ? "no" : "yes");
 	if (r)
 		printf("reason: %s\n", e.msg);
