@@ -1,5 +1,6 @@
 /* What commands share: errors, connecting, calling. */
 #include "api/cli/cli.h"
+#include "core/kvm.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -21,6 +22,17 @@ int cli_fail(const struct cli *c, int exit_code, const char *fmt, ...)
 	return exit_code;
 }
 
+/* Is it the host's lack, and not a missing feature of thaw? */
+static bool kvm_usable(void)
+{
+	struct kvm_host h;
+
+	if (kvm_open("/dev/kvm", &h, NULL))
+		return false;
+	kvm_close(&h);
+	return true;
+}
+
 int cli_exit_of(const struct thaw_error *e)
 {
 	switch (e->code) {
@@ -33,9 +45,7 @@ int cli_exit_of(const struct thaw_error *e)
 	case THAW_DENIED:
 		return EXIT_HOST;
 	case THAW_UNSUPPORTED:
-		/* Only the host's lack counts as one, not a missing feature. */
-		return access("/dev/kvm", R_OK | W_OK) ? EXIT_HOST
-						       : EXIT_FAILED;
+		return kvm_usable() ? EXIT_FAILED : EXIT_HOST;
 	case THAW_INVALID:
 	case THAW_EXISTS:
 	case THAW_BUSY:

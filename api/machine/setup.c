@@ -204,8 +204,10 @@ static int become(struct setup *s, int *base, struct err *e)
 	if (q->role != CTL_ROLE_INSPECT) {
 		int r = kvm_open("/dev/kvm", &w->kvm, e);
 
+		/* No device is the host's lack: "not found" and "denied" would
+		 * speak of what the client named. */
 		if (r)
-			return r;
+			return e->code = -EOPNOTSUPP;
 	}
 	switch (w->role) {
 	case CTL_ROLE_MACHINE:

@@ -317,6 +317,50 @@ def test_bench_interrupted_leaves_nothing(d):
     assert not os.listdir(tmp), os.listdir(tmp)
 
 
+NO_DEV = """mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/zero c 1 5 &&
+mknod -m 666 /dev/urandom c 1 9 && """
+
+
+def without_kvm(d, how, *args):
+    """thaw where /dev/kvm is missing, forbidden or something else: (exit code, stderr)."""
+    if os.getuid():
+        raise thawtest.Skip("needs root, for a mount namespace")
+    script = {
+        "missing": NO_DEV,
+        "no kvm": "mount --bind /dev/null /dev/kvm && ",
+        "forbidden": "",
+    }[how]
+    as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups" if how == "forbidden" else ""
+    script += "exec %s \"$T\" %s" % (as_nobody, " ".join(args))
+    state = os.path.join(d.dir, "st-" + how.replace(" ", ""))
+    os.makedirs(state, exist_ok=True)
+    os.chmod(d.dir, 0o711)
+    os.chmod(state, 0o777)
+    e = dict(os.environ, T=program("thaw"), THAW_SOCKET=state + "/s", XDG_STATE_HOME=state)
+    p = subprocess.run(["unshare", "-m", "sh", "-c", script], env=e, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    err = p.stderr.decode()
+    m = re.search(r"started a private one \(pid (\d+)", err)
+    if m:
+        os.kill(int(m.group(1)), signal.SIGTERM)
+        wait_for(lambda: not alive(int(m.group(1))))
+    return p.returncode, err, p.stdout.decode()
+
+
+def test_no_usable_kvm(d):
+    for how in ("missing", "no kvm", "forbidden"):
+        if how == "forbidden" and (os.stat("/dev/kvm").st_mode & 0o006 or not os.access(program("thaw"), os.X_OK)):
+            continue
+        rc, err, out = without_kvm(d, how, "doctor")
+        if how == "forbidden" and rc == 126:
+            continue  # the build directory is closed to others
+        assert rc == 4 and "cannot run machines" in out, (how, rc, out, err)
+        rc, err, out = without_kvm(d, how, "template", "create", "x")
+        assert rc == 4 and "/dev/kvm" in err, (how, rc, out, err)
+        rc, err, out = without_kvm(d, how, "template", "ls")
+        assert rc == 0 and " x " not in out, (how, rc, out, err)
+
+
 def tidy(test):
     """After a test the daemon is as it was: nothing alive, nothing open."""
 
