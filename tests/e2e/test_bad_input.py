@@ -101,8 +101,8 @@ def test_configuration(d):
 
 def raw(d):
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(10)
     s.connect(d.sock)
+    s.settimeout(10)
     return s
 
 
@@ -133,7 +133,8 @@ def test_malformed(d):
     with Quiet(d):
         refused_and_closed(d, b"\xc1")
         refused_and_closed(d, msgpack.packb({"a": 1}))
-        refused_and_closed(d, msgpack.packb([0, 1, "server.info"]))
+        refused_and_closed(d, msgpack.packb([0, 1]))
+        refused_and_closed(d, msgpack.packb([0, 1, "server.info", [], 5]))
         refused_and_closed(d, msgpack.packb([7, 1, "server.info", []]))
         refused_and_closed(d, msgpack.packb([0, "x", "server.info", []]))
         refused_and_closed(d, msgpack.packb("GET / HTTP/1.1"))

@@ -55,8 +55,8 @@ class Client:
 
     def __init__(self, path, timeout=60):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(path)  # while it blocks: a full backlog waits
         self.sock.settimeout(timeout)
-        self.sock.connect(path)
         self.unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=64 << 20)
         self.next_id = 1
         self.answers = {}
