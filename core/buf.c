@@ -51,7 +51,7 @@ int buf_reserve(struct buf *b, size_t n)
 	p = get(cap);
 	if (!p)
 		return -ENOMEM;
-	if (b->len)
+	if (b->p)
 		memcpy(p, b->p + b->off, b->len);
 	put(b->p, b->cap);
 	b->p = p;

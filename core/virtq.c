@@ -40,17 +40,8 @@ struct desc {
 	uint16_t next;
 };
 
-static uint16_t load16(uint16_t *p, memory_order o)
-{
-	return atomic_load_explicit((_Atomic uint16_t *)p, o);
-}
-
-static void store16(uint16_t *p, uint16_t v, memory_order o)
-{
-	atomic_store_explicit((_Atomic uint16_t *)p, v, o);
-}
-
-static uint16_t *avail_at(const struct mem *m, const struct virtq_state *vs)
+static _Atomic uint16_t *avail_at(
+	const struct mem *m, const struct virtq_state *vs)
 {
 	return mem_at(m, vs->avail, 4 + 2ULL * vs->size, MEM_READ);
 }
@@ -62,7 +53,8 @@ static uint8_t *used_at(const struct mem *m, const struct virtq_state *vs,
 		access);
 }
 
-static uint64_t *desc_at(const struct mem *m, const struct virtq_state *vs)
+static _Atomic uint64_t *desc_at(
+	const struct mem *m, const struct virtq_state *vs)
 {
 	return mem_at(m, vs->desc, DESC_SIZE * (uint64_t)vs->size, MEM_READ);
 }
@@ -79,14 +71,12 @@ bool virtq_valid(const struct mem *m, const struct virtq_state *vs)
 }
 
 /* Two loads of 8 bytes, so that a descriptor is seen once. */
-static struct desc load_desc(uint64_t *table, uint32_t i)
+static struct desc load_desc(const _Atomic uint64_t *table, uint32_t i)
 {
 	uint64_t lo, hi;
 
-	lo = atomic_load_explicit(
-		(_Atomic uint64_t *)&table[2 * i], memory_order_relaxed);
-	hi = atomic_load_explicit(
-		(_Atomic uint64_t *)&table[2 * i + 1], memory_order_relaxed);
+	lo = atomic_load_explicit(&table[2 * i], memory_order_relaxed);
+	hi = atomic_load_explicit(&table[2 * i + 1], memory_order_relaxed);
 	return (struct desc){
 		.addr = lo,
 		.len = (uint32_t)hi,
@@ -123,7 +113,7 @@ static int add_seg(
 static int walk(const struct mem *m, const struct virtq_state *vs,
 	struct virtq_chain *c)
 {
-	uint64_t *table = desc_at(m, vs);
+	_Atomic uint64_t *table = desc_at(m, vs);
 	uint32_t i = c->head;
 	int r;
 
@@ -149,7 +139,7 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 {
 	const struct mem *m = &vd->dev.m->mem;
 	struct virtq_state *vs;
-	uint16_t *avail;
+	_Atomic uint16_t *avail;
 	uint16_t idx;
 	int r;
 
@@ -163,12 +153,13 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 	if (!avail)
 		return -EBADMSG;
 	/* Acquire: what the driver wrote before the index is visible. */
-	idx = load16(&avail[AVAIL_IDX], memory_order_acquire);
+	idx = atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
 	if (idx == vs->next_avail)
 		return 0;
 	if ((uint16_t)(idx - vs->next_avail) > vs->size)
 		return -EBADMSG;
-	c->head = load16(&avail[AVAIL_RING + vs->next_avail % vs->size],
+	c->head = atomic_load_explicit(
+		&avail[AVAIL_RING + vs->next_avail % vs->size],
 		memory_order_relaxed);
 	c->nread = c->nwrite = 0;
 	c->read_len = c->write_len = 0;
@@ -202,15 +193,15 @@ int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head, uint32_t len)
 		elem, sizeof(elem));
 	vs->next_used++;
 	/* Release: the element and the buffers are visible before the index. */
-	store16((uint16_t *)(void *)used + USED_IDX, vs->next_used,
-		memory_order_release);
+	atomic_store_explicit((_Atomic uint16_t *)(void *)used + USED_IDX,
+		vs->next_used, memory_order_release);
 	return 0;
 }
 
 /* The driver did not set this flag. */
 static bool flag_clear(struct virtio_dev *vd, uint32_t q, uint16_t flag)
 {
-	uint16_t *avail;
+	_Atomic uint16_t *avail;
 
 	if (!virtio_queue_live(vd, q))
 		return false;
@@ -218,8 +209,9 @@ static bool flag_clear(struct virtio_dev *vd, uint32_t q, uint16_t flag)
 	/* The flag must be read after the used index was published: the driver
 	 * clears it and then looks at the index (2.7.7.2). */
 	atomic_thread_fence(memory_order_seq_cst);
-	return avail &&
-	       !(load16(&avail[AVAIL_FLAGS], memory_order_relaxed) & flag);
+	return avail && !(atomic_load_explicit(
+				  &avail[AVAIL_FLAGS], memory_order_relaxed) &
+				flag);
 }
 
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q)
@@ -237,7 +229,7 @@ void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on)
 	uint16_t want = on ? USED_F_NO_NOTIFY : 0;
 	struct virtq_state *vs;
 	void *used;
-	uint16_t *flags;
+	_Atomic uint16_t *flags;
 
 	if (!virtio_queue_live(vd, q))
 		return;
@@ -245,13 +237,13 @@ void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on)
 	used = used_at(&vd->dev.m->mem, vs, MEM_READ);
 	if (!used)
 		return;
-	flags = (uint16_t *)used + USED_FLAGS;
+	flags = (_Atomic uint16_t *)used + USED_FLAGS;
 	/* A clone must not copy a page to write what stands there already. */
-	if (load16(flags, memory_order_relaxed) == want)
+	if (atomic_load_explicit(flags, memory_order_relaxed) == want)
 		return;
 	used = used_at(&vd->dev.m->mem, vs, MEM_WRITE);
 	if (used)
-		store16(flags, want, memory_order_relaxed);
+		atomic_store_explicit(flags, want, memory_order_relaxed);
 }
 
 /* Walk n segments from byte off; to_guest says which way. */

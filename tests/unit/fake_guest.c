@@ -131,15 +131,11 @@ void fg_driver(struct fake_guest *g)
 	fg_run(g);
 }
 
-void fg_desc(struct fake_guest *g, uint32_t q, uint16_t i, uint64_t addr,
-	uint32_t len, uint16_t flags, uint16_t next)
+void fg_put_desc(
+	struct fake_guest *g, uint32_t q, uint16_t i, const struct fg_desc *d)
 {
-	uint8_t *p = fg_at(g, FG_DESC(q) + 16ULL * i, 16);
-
-	memcpy(p, &addr, 8);
-	memcpy(p + 8, &len, 4);
-	memcpy(p + 12, &flags, 2);
-	memcpy(p + 14, &next, 2);
+	_Static_assert(sizeof(*d) == 16, "2.7.5");
+	memcpy(fg_at(g, FG_DESC(q) + 16ULL * i, 16), d, 16);
 }
 
 void fg_avail(struct fake_guest *g, uint32_t q, uint16_t head)
@@ -206,23 +202,22 @@ void fg_send_raw(struct fake_guest *g, const struct vsock_hdr *h,
 	fg_avail(g, VSOCK_Q_TX, slot);
 }
 
-void fg_send(struct fake_guest *g, enum vsock_op op, uint32_t src, uint32_t dst,
-	uint32_t flags, const void *data, uint32_t len)
+void fg_send_message(struct fake_guest *g, const struct fg_message *msg)
 {
 	const struct vsock_hdr h = {
 		.src_cid = g->v->s.guest_cid,
 		.dst_cid = VSOCK_CID_HOST,
-		.src_port = src,
-		.dst_port = dst,
-		.len = len,
+		.src_port = msg->src,
+		.dst_port = msg->dst,
+		.len = msg->len,
 		.type = VSOCK_TYPE_STREAM,
-		.op = (uint16_t)op,
-		.flags = flags,
+		.op = (uint16_t)msg->op,
+		.flags = msg->flags,
 		.buf_alloc = g->buf_alloc,
 		.fwd_cnt = g->fwd_cnt,
 	};
 
-	fg_send_raw(g, &h, data, len);
+	fg_send_raw(g, &h, msg->data, msg->len);
 	fg_kick(g);
 }
 

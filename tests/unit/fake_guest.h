@@ -79,8 +79,15 @@ void fg_clear_rings(struct fake_guest *g);
 
 /* Pointer into guest memory; aborts the test when outside. */
 void *fg_at(struct fake_guest *g, gpa_t gpa, uint64_t len);
-void fg_desc(struct fake_guest *g, uint32_t q, uint16_t i, uint64_t addr,
-	uint32_t len, uint16_t flags, uint16_t next);
+struct fg_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags, next;
+};
+void fg_put_desc(
+	struct fake_guest *g, uint32_t q, uint16_t i, const struct fg_desc *d);
+#define fg_desc(g, q, i, ...)                                                  \
+	fg_put_desc(g, q, i, &(struct fg_desc){__VA_ARGS__})
 /* Make head available. */
 void fg_avail(struct fake_guest *g, uint32_t q, uint16_t head);
 uint16_t fg_used_idx(struct fake_guest *g, uint32_t q);
@@ -92,9 +99,16 @@ void fg_kick(struct fake_guest *g);
 /* Run the loop until nothing happens. */
 void fg_run(struct fake_guest *g);
 
-/* Send; ports as the guest sees them: (its own, the host's). */
-void fg_send(struct fake_guest *g, enum vsock_op op, uint32_t src, uint32_t dst,
-	uint32_t flags, const void *data, uint32_t len);
+/* Send: operation, ports as the guest sees them (its own, the host's), flags,
+ * data and its length. */
+struct fg_message {
+	enum vsock_op op;
+	uint32_t src, dst, flags;
+	const void *data;
+	uint32_t len;
+};
+void fg_send_message(struct fake_guest *g, const struct fg_message *msg);
+#define fg_send(g, ...) fg_send_message(g, &(struct fg_message){__VA_ARGS__})
 void fg_send_raw(struct fake_guest *g, const struct vsock_hdr *h,
 	const void *data, uint32_t len);
 /* The next packet from the host: false when there is none. */
