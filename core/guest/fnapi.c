@@ -44,7 +44,8 @@ static int grow(struct fn_ctx *ctx, size_t need)
 	p = heap_alloc(cap);
 	if (!p)
 		return fn_fail(ctx, FN_EXHAUSTED, "out of memory");
-	memcpy(p, ctx->out, ctx->out_len);
+	if (ctx->out_len)
+		memcpy(p, ctx->out, ctx->out_len);
 	ctx->out_buf = p;
 	ctx->out_cap = cap;
 	ctx->out = p;

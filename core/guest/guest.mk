@@ -47,3 +47,11 @@ function: $(call guest_obj,boot $(GUEST_BASE) fn_weak) $(GUEST_DIR)/guest.ld
 	objcopy --strip-debug $(OUT).full $(OUT)
 	@rm -f $(OUT).o $(OUT).full
 	@echo "$(OUT): thaw template create NAME --kernel $(OUT)"
+
+# Guest code that unit tests run on the host, with the host's flags.
+EXTRA_test_guest_gmp := core/guest/gmp.c
+EXTRA_test_guest_text := core/guest/text.c core/guest/sha256.c core/guest/lib.c
+EXTRA_test_guest_drbg := core/guest/drbg.c core/guest/lib.c
+EXTRA_test_guest_agent := $(patsubst %,core/guest/%.c,virtio vsock gmp agent \
+	lib drbg fnapi heap clock fn_builtin fn_text fn_load fn_net fn_end \
+	sha256 text)

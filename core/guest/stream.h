@@ -7,6 +7,8 @@
 
 #include "core/guest/lib.h"
 
+#define NSTREAMS 16
+
 enum stream_state {
 	STREAM_FREE,
 	STREAM_CONNECTING, /* our REQUEST is on its way */

@@ -2,7 +2,6 @@
 #include "core/guest/virtio.h"
 
 #include "core/guest/cpu.h"
-#include "core/guest/stream.h"
 
 /* Registers (4.2.2) */
 enum {

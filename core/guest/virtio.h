@@ -17,7 +17,7 @@
 #ifndef THAW_CORE_GUEST_VIRTIO_H
 #define THAW_CORE_GUEST_VIRTIO_H
 
-#include "core/guest/lib.h"
+#include "core/guest/stream.h"
 
 #define RX_BUFS  8
 #define TX_SLOTS 8
@@ -25,8 +25,6 @@
 
 #define RX_HEAD_SIZE 512
 #define TX_SLOT_SIZE 256
-
-#define NSTREAMS 16
 
 /* Find and start the device at addr. tails: RX_BUFS * tail_size bytes. NULL, or
  * what is wrong. */

@@ -238,7 +238,8 @@ bool vsock_is_small(uint32_t len)
 bool vsock_send(struct stream *s, const void *a, uint32_t alen, const void *b,
 	uint32_t blen)
 {
-	const uint8_t *pa = a, *pb = b;
+	static const uint8_t none[1];
+	const uint8_t *pa = a ? a : none, *pb = b ? b : none;
 
 	send_owed_of(s);
 	while (alen + blen) {
