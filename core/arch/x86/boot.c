@@ -238,7 +238,7 @@ static int load_kernel(
 
 int arch_boot(struct machine *m, int kernel_fd, struct err *e)
 {
-	struct elf_image img;
+	struct elf_image img = {0};
 	size_t len = 0;
 	int r = load_kernel(m, kernel_fd, &img, e);
 
