@@ -244,8 +244,8 @@ void fg_expect(struct fake_guest *g, struct fg_packet *p, enum vsock_op op)
 {
 	must(fg_recv(g, p), "no packet where one is expected");
 	if (p->h.op != op) {
-		(void)fprintf(
-			stderr, "op %u where %u is expected\n", p->h.op, op);
+		(void)fprintf(stderr, "op %u where %u is expected\n",
+			(unsigned)p->h.op, (unsigned)op);
 		die("wrong packet");
 	}
 }
@@ -255,7 +255,7 @@ void fg_expect_none(struct fake_guest *g)
 	struct fg_packet p;
 
 	if (fg_recv(g, &p)) {
-		(void)fprintf(stderr, "op %u\n", p.h.op);
+		(void)fprintf(stderr, "op %u\n", (unsigned)p.h.op);
 		die("a packet where none is expected");
 	}
 }

@@ -1,38 +1,22 @@
-/* Host sockets behind vsock streams: CONNECT, dialled ones, slow, rude and
- * vanishing clients. */
+/* Clients of a machine's vsock socket: CONNECT; slow, rude and vanishing ones;
+ * guests that are rude to them. What a guest opens: test_vsock_dial.c. */
 #include "tests/unit/test.h"
-#include "tests/unit/fake_guest.h"
+#include "tests/unit/vsock_client.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
-#define GPORT 5000u
+#define GPORT CLIENT_GUEST_PORT
 
 static struct fake_guest g;
-static struct sockaddr_un addr;
 
 static int setup(void **state)
 {
-	struct err e;
-	int fd;
-
 	(void)state;
 	fg_init(&g);
 	fg_driver(&g);
-	/* abstract: nothing to clean up */
-	addr.sun_family = AF_UNIX;
-	memset(addr.sun_path, 0, sizeof(addr.sun_path));
-	(void)snprintf(addr.sun_path + 1, sizeof(addr.sun_path) - 1,
-		"thaw-test-%d", (int)getpid());
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_true(fd >= 0);
-	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(fd, 128), 0);
-	assert_int_equal(vsock_listen(g.v, fd, &e), 0);
+	client_listen(&g);
 	return 0;
 }
 
@@ -43,99 +27,22 @@ static int teardown(void **state)
 	return 0;
 }
 
-static int client(void)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	assert_true(fd >= 0);
-	assert_int_equal(
-		connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	return fd;
-}
-
-static void say(int fd, const char *text)
-{
-	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL),
-		(ssize_t)strlen(text));
-	fg_run(&g);
-}
-
-/* What is there to read: length, 0 at the end, -EAGAIN. */
-static ssize_t hear(int fd, char *buf, size_t size)
-{
-	ssize_t n = recv(fd, buf, size - 1, 0);
-
-	buf[n > 0 ? n : 0] = '\0';
-	return n < 0 ? -errno : n;
-}
-
-static void must_hear(int fd, const char *text)
-{
-	char buf[256];
-
-	assert_int_equal(hear(fd, buf, sizeof(buf)), (ssize_t)strlen(text));
-	assert_string_equal(buf, text);
-}
-
-static void must_be_closed(int fd)
-{
-	char buf[16];
-	ssize_t n;
-
-	fg_run(&g);
-	n = hear(fd, buf, sizeof(buf));
-	if (n != 0 && n != -ECONNRESET)
-		fail_msg("not closed: %zd", n);
-	(void)close(fd);
-}
-
-/* A client whose stream the guest accepted. */
-static int open_client(uint32_t *port)
-{
-	struct fg_packet p;
-	char ok[32];
-	int fd = client();
-
-	say(fd, "CONNECT 5000\n");
-	fg_expect(&g, &p, VSOCK_OP_REQUEST);
-	assert_int_equal(p.h.dst_port, GPORT);
-	*port = p.h.src_port;
-	fg_send(&g, VSOCK_OP_RESPONSE, GPORT, *port, 0, NULL, 0);
-	(void)snprintf(ok, sizeof(ok), "OK %u\n", *port);
-	must_hear(fd, ok);
-	return fd;
-}
-
-/* Let every deadline be over. */
-static void time_passes(void)
-{
-	for (unsigned i = 0; i < VSOCK_MAX_STREAMS; i++) {
-		if (g.v->slot[i] && g.v->slot[i]->deadline)
-			g.v->slot[i]->deadline = 1;
-	}
-	g.v->timer_stale = true;
-	vsock_begin(g.v);
-	vsock_end(g.v);
-	(void)usleep(1000);
-	fg_run(&g);
-}
-
 /* ---- well-behaved ---- */
 
 static void connect_and_talk(void **state)
 {
 	struct fg_packet p;
 	uint32_t port;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
-	say(fd, "question");
+	client_say(&g, fd, "question");
 	fg_expect(&g, &p, VSOCK_OP_RW);
 	assert_int_equal(p.h.src_port, port);
 	assert_int_equal(p.h.len, 8);
 	assert_memory_equal(p.data, "question", 8);
 	fg_send(&g, VSOCK_OP_RW, GPORT, port, 0, "answer", 6);
-	must_hear(fd, "answer");
+	client_must_hear(fd, "answer");
 	(void)close(fd);
 	fg_run(&g);
 	fg_expect(&g, &p, VSOCK_OP_SHUTDOWN);
@@ -148,10 +55,10 @@ static void connect_and_talk(void **state)
 static void data_behind_the_line(void **state)
 {
 	struct fg_packet p;
-	int fd = client();
+	int fd = client_new();
 
 	(void)state;
-	say(fd, "connect 5000\nhello");
+	client_say(&g, fd, "connect 5000\nhello");
 	fg_expect(&g, &p, VSOCK_OP_REQUEST);
 	fg_expect_none(&g);
 	fg_send(&g, VSOCK_OP_RESPONSE, GPORT, p.h.src_port, 0, NULL, 0);
@@ -165,14 +72,14 @@ static void line_byte_by_byte(void **state)
 {
 	static const char line[] = "CONNECT 5000\n";
 	struct fg_packet p;
-	int fd = client();
+	int fd = client_new();
 
 	(void)state;
 	for (size_t i = 0; i + 1 < sizeof(line); i++) {
 		char c[2] = {line[i], '\0'};
 
 		fg_expect_none(&g);
-		say(fd, c);
+		client_say(&g, fd, c);
 	}
 	fg_expect(&g, &p, VSOCK_OP_REQUEST);
 	(void)close(fd);
@@ -182,20 +89,20 @@ static void half_close_by_the_client(void **state)
 {
 	struct fg_packet p;
 	uint32_t port;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
-	say(fd, "all");
+	client_say(&g, fd, "all");
 	assert_int_equal(shutdown(fd, SHUT_WR), 0);
 	fg_run(&g);
 	fg_expect(&g, &p, VSOCK_OP_RW);
 	fg_expect(&g, &p, VSOCK_OP_SHUTDOWN);
 	assert_int_equal(p.h.flags, VSOCK_SHUT_SEND);
 	fg_send(&g, VSOCK_OP_RW, GPORT, port, 0, "the sum", 7);
-	must_hear(fd, "the sum");
+	client_must_hear(fd, "the sum");
 	fg_send(&g, VSOCK_OP_SHUTDOWN, GPORT, port, VSOCK_SHUT_BOTH, NULL, 0);
 	fg_expect(&g, &p, VSOCK_OP_RST);
-	must_be_closed(fd);
+	client_must_be_closed(&g, fd);
 	assert_int_equal(g.v->nstreams, 0);
 }
 
@@ -204,20 +111,20 @@ static void half_close_by_the_guest(void **state)
 	struct fg_packet p;
 	uint32_t port;
 	char buf[8];
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
 	fg_send(&g, VSOCK_OP_RW, GPORT, port, 0, "last", 4);
 	fg_send(&g, VSOCK_OP_SHUTDOWN, GPORT, port, VSOCK_SHUT_SEND, NULL, 0);
-	must_hear(fd, "last");
-	assert_int_equal(hear(fd, buf, sizeof(buf)), 0);
-	say(fd, "but I go on");
+	client_must_hear(fd, "last");
+	assert_int_equal(client_hear(fd, buf, sizeof(buf)), 0);
+	client_say(&g, fd, "but I go on");
 	fg_expect(&g, &p, VSOCK_OP_RW);
 	assert_int_equal(p.h.len, 11);
 	/* more data from there would break its word */
 	fg_send(&g, VSOCK_OP_RW, GPORT, port, 0, "x", 1);
 	fg_expect(&g, &p, VSOCK_OP_RST);
-	must_be_closed(fd);
+	client_must_be_closed(&g, fd);
 }
 
 static void bulk_to_the_guest(void **state)
@@ -226,7 +133,7 @@ static void bulk_to_the_guest(void **state)
 	uint32_t port, seed = 3;
 	size_t sent = 0, got = 0;
 	struct fg_packet p;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(data); i++)
@@ -258,7 +165,7 @@ static void bulk_to_the_client(void **state)
 	size_t sent = 0, got = 0;
 	struct vsock_stream *s;
 	struct fg_packet p;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
 	s = g.v->slot[0];
@@ -278,7 +185,7 @@ static void bulk_to_the_client(void **state)
 			sent += (size_t)n;
 		}
 		assert_true(s->in.len <= VSOCK_ALLOC_UNIX);
-		n = hear(fd, buf, sizeof(buf));
+		n = client_hear(fd, buf, sizeof(buf));
 		if (n > 0) {
 			assert_memory_equal(data + got, buf, (size_t)n);
 			got += (size_t)n;
@@ -307,18 +214,18 @@ static void bad_lines(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		int fd = client();
+		int fd = client_new();
 
-		say(fd, bad[i]);
-		must_be_closed(fd);
+		client_say(&g, fd, bad[i]);
+		client_must_be_closed(&g, fd);
 		fg_expect_none(&g);
 		assert_int_equal(g.v->nstreams, 0);
 	}
 	{
-		int fd = client();
+		int fd = client_new();
 		struct fg_packet p;
 
-		say(fd, "CONNECT 4294967294\r\n");
+		client_say(&g, fd, "CONNECT 4294967294\r\n");
 		fg_expect(&g, &p, VSOCK_OP_REQUEST);
 		assert_int_equal(p.h.dst_port, 4294967294);
 		(void)close(fd);
@@ -328,23 +235,23 @@ static void bad_lines(void **state)
 static void refused(void **state)
 {
 	struct fg_packet p;
-	int fd = client();
+	int fd = client_new();
 
 	(void)state;
-	say(fd, "CONNECT 5000\n");
+	client_say(&g, fd, "CONNECT 5000\n");
 	fg_expect(&g, &p, VSOCK_OP_REQUEST);
 	fg_send(&g, VSOCK_OP_RST, GPORT, p.h.src_port, 0, NULL, 0);
-	must_be_closed(fd);
+	client_must_be_closed(&g, fd);
 	assert_int_equal(g.v->nstreams, 0);
 }
 
 static void gone_before_the_answer(void **state)
 {
 	struct fg_packet p;
-	int fd = client();
+	int fd = client_new();
 
 	(void)state;
-	say(fd, "CONNECT 5000\n");
+	client_say(&g, fd, "CONNECT 5000\n");
 	fg_expect(&g, &p, VSOCK_OP_REQUEST);
 	(void)close(fd);
 	fg_run(&g);
@@ -359,24 +266,24 @@ static void time_limits(void **state)
 {
 	struct fg_packet p;
 	uint32_t port;
-	int silent = client(), asked = client(), shut;
+	int silent = client_new(), asked = client_new(), shut;
 
 	(void)state;
-	say(silent, "CONN");
-	say(asked, "CONNECT 5000\n");
+	client_say(&g, silent, "CONN");
+	client_say(&g, asked, "CONNECT 5000\n");
 	fg_expect(&g, &p, VSOCK_OP_REQUEST);
 	assert_true(g.v->timer_fd >= 0);
-	time_passes();
-	must_be_closed(silent);
-	must_be_closed(asked);
+	client_time_passes(&g);
+	client_must_be_closed(&g, silent);
+	client_must_be_closed(&g, asked);
 	fg_expect(&g, &p, VSOCK_OP_RST);
 	/* a guest that never confirms the end */
-	shut = open_client(&port);
+	shut = client_open(&g, &port);
 	(void)close(shut);
 	fg_run(&g);
 	fg_expect(&g, &p, VSOCK_OP_SHUTDOWN);
 	assert_int_equal(g.v->nstreams, 1);
-	time_passes();
+	client_time_passes(&g);
 	fg_expect(&g, &p, VSOCK_OP_RST);
 	assert_int_equal(g.v->nstreams, 0);
 }
@@ -388,14 +295,14 @@ static void too_many_clients(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < ARRAY_SIZE(fd); i++) {
-		fd[i] = client();
+		fd[i] = client_new();
 		fg_run(&g);
 	}
 	assert_int_equal(g.v->nstreams, VSOCK_MAX_STREAMS);
 	for (unsigned i = 0; i < ARRAY_SIZE(fd); i++) {
 		char c[2];
 
-		closed += hear(fd[i], c, sizeof(c)) == 0;
+		closed += client_hear(fd[i], c, sizeof(c)) == 0;
 		(void)close(fd[i]);
 	}
 	assert_int_equal(closed, 20);
@@ -412,12 +319,12 @@ static void beyond_the_credit(void **state)
 	struct fg_packet p;
 	uint32_t port;
 	unsigned sent = 0;
-	int fd = open_client(&port), other;
+	int fd = client_open(&g, &port), other;
 	uint32_t other_port;
 
 	(void)state;
 	s = g.v->slot[0];
-	other = open_client(&other_port);
+	other = client_open(&g, &other_port);
 	/* the client reads nothing, the guest keeps sending */
 	while (s->state == VS_OPEN && sent < 10000) {
 		fg_send(&g, VSOCK_OP_RW, GPORT, port, 0, data, 8000);
@@ -434,7 +341,7 @@ static void beyond_the_credit(void **state)
 	assert_int_equal(p.h.src_port, port);
 	assert_int_equal(g.v->nstreams, 1);
 	fg_send(&g, VSOCK_OP_RW, GPORT, other_port, 0, "fine", 4);
-	must_hear(other, "fine");
+	client_must_hear(other, "fine");
 	(void)close(fd);
 	(void)close(other);
 }
@@ -449,7 +356,7 @@ static void slow_client_gets_all(void **state)
 	size_t total = 0, got = 0;
 	char buf[70000];
 	ssize_t n;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
 	s = g.v->slot[0];
@@ -460,7 +367,7 @@ static void slow_client_gets_all(void **state)
 	fg_send(&g, VSOCK_OP_SHUTDOWN, GPORT, port, VSOCK_SHUT_BOTH, NULL, 0);
 	assert_int_equal(s->state, VS_OPEN);
 	assert_true(s->deadline != 0);
-	while ((n = hear(fd, buf, sizeof(buf))) > 0) {
+	while ((n = client_hear(fd, buf, sizeof(buf))) > 0) {
 		got += (size_t)n;
 		fg_run(&g);
 	}
@@ -479,7 +386,7 @@ static void client_vanishes_with_data_waiting(void **state)
 	struct vsock_stream *s;
 	struct fg_packet p;
 	uint32_t port;
-	int fd = open_client(&port);
+	int fd = client_open(&g, &port);
 
 	(void)state;
 	s = g.v->slot[0];
@@ -497,217 +404,6 @@ static void client_vanishes_with_data_waiting(void **state)
 	assert_int_equal(s->in.len, 0);
 	assert_int_equal(s->state, VS_OPEN);
 	fg_send(&g, VSOCK_OP_RST, GPORT, port, 0, NULL, 0);
-	assert_int_equal(g.v->nstreams, 0);
-}
-
-/* ---- connections from the guest ---- */
-
-static struct {
-	uint32_t port;
-	uint64_t cookie;
-	int n, answer; /* fd to give at once; -2: not at once */
-} dialled;
-
-static void on_dial(void *arg, uint32_t port, uint64_t cookie)
-{
-	assert_ptr_equal(arg, &dialled);
-	dialled.port = port;
-	dialled.cookie = cookie;
-	dialled.n++;
-	if (dialled.answer != -2)
-		vsock_accept(g.v, cookie, dialled.answer);
-}
-
-static void dial_set(int answer)
-{
-	memset(&dialled, 0, sizeof(dialled));
-	dialled.answer = answer;
-	vsock_set_dial(g.v, on_dial, &dialled);
-}
-
-static void dial_now_and_later(void **state)
-{
-	struct fg_packet p;
-	int sv[2];
-
-	(void)state;
-	for (int later = 0; later < 2; later++) {
-		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-		assert_int_equal(fcntl(sv[1], F_SETFL, O_NONBLOCK), 0);
-		say(sv[1], "first");
-		dial_set(later ? -2 : sv[0]);
-		fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-		assert_int_equal(dialled.n, 1);
-		assert_int_equal(dialled.port, 77);
-		if (later) {
-			fg_expect_none(&g);
-			vsock_accept(g.v, dialled.cookie, sv[0]);
-		}
-		fg_expect(&g, &p, VSOCK_OP_RESPONSE);
-		assert_int_equal(p.h.src_port, 77);
-		assert_int_equal(p.h.dst_port, 6000);
-		fg_expect(&g, &p, VSOCK_OP_RW);
-		assert_memory_equal(p.data, "first", 5);
-		fg_send(&g, VSOCK_OP_RW, 6000, 77, 0, "second", 6);
-		must_hear(sv[1], "second");
-		fg_send(&g, VSOCK_OP_RST, 6000, 77, 0, NULL, 0);
-		must_be_closed(sv[1]);
-		assert_int_equal(g.v->nstreams, 0);
-	}
-}
-
-static void dial_refused(void **state)
-{
-	struct fg_packet p;
-	int sv[2];
-
-	(void)state;
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	fg_expect(&g, &p, VSOCK_OP_RST); /* nobody dials */
-	dial_set(-1);
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	assert_int_equal(dialled.n, 1);
-	fg_expect(&g, &p, VSOCK_OP_RST);
-	dial_set(-2);
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	time_passes();
-	fg_expect(&g, &p, VSOCK_OP_RST);
-	/* too late: the descriptor is closed */
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
-	vsock_accept(g.v, dialled.cookie, sv[0]);
-	must_be_closed(sv[1]);
-	fg_expect_none(&g);
-	assert_int_equal(g.v->nstreams, 0);
-}
-
-static void dial_flood(void **state)
-{
-	struct fg_packet p;
-	unsigned rst = 0;
-
-	(void)state;
-	dial_set(-2);
-	for (uint32_t i = 0; i < 300; i++) {
-		fg_send(&g, VSOCK_OP_REQUEST, 6000 + i, 77, 0, NULL, 0);
-		while (fg_recv(&g, &p))
-			rst += p.h.op == VSOCK_OP_RST;
-	}
-	assert_int_equal(dialled.n, VSOCK_MAX_STREAMS);
-	assert_int_equal(rst, 300 - VSOCK_MAX_STREAMS);
-	/* asking twice for the same ports is no way to behave */
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	fg_expect(&g, &p, VSOCK_OP_RST);
-	assert_int_equal(g.v->nstreams, VSOCK_MAX_STREAMS - 1);
-}
-
-static void data_before_the_answer(void **state)
-{
-	struct fg_packet p;
-
-	(void)state;
-	dial_set(-2);
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	fg_send(&g, VSOCK_OP_RW, 6000, 77, 0, "x", 1);
-	fg_expect(&g, &p, VSOCK_OP_RST);
-	assert_int_equal(g.v->nstreams, 0);
-}
-
-static void restore_drops_all(void **state)
-{
-	struct err e;
-	uint32_t port;
-	int open = open_client(&port), line = client();
-
-	(void)state;
-	say(line, "CONN");
-	dial_set(-2);
-	fg_send(&g, VSOCK_OP_REQUEST, 6000, 77, 0, NULL, 0);
-	assert_int_equal(g.v->nstreams, 3);
-	assert_int_equal(vsock_reset(g.v, 0, &e), 0);
-	must_be_closed(open);
-	must_be_closed(line);
-	assert_int_equal(g.v->nstreams, 0);
-	fg_expect_none(&g);
-	(void)close(open_client(&port)); /* the listener lives on */
-}
-
-/* Readiness that was reported before the stream behind it changed. */
-static void stale_events(void **state)
-{
-	(void)state;
-	for (uint32_t i = 0; i < 65536; i += 13)
-		vsock_ops.event(g.dev, i < 3 ? 3 : i, EPOLLIN | EPOLLHUP);
-}
-
-/* ---- at random ---- */
-
-static void random_traffic(void **state)
-{
-	static char junk[3000];
-
-	(void)state;
-	for (uint32_t round = 1; round <= 30; round++) {
-		uint32_t seed = round * 2654435761u, port[8];
-		struct fg_packet p;
-		int fd[8];
-
-		fg_driver(&g);
-		g.fwd_cnt = 0;
-		for (int i = 0; i < 8; i++)
-			fd[i] = open_client(&port[i]);
-		for (int n = 0; n < 300; n++) {
-			uint32_t x = fg_random(&seed), i = x % 8;
-
-			switch (x >> 8 & 7) {
-			case 0:
-			case 1:
-				fg_send(&g, VSOCK_OP_RW, GPORT, port[i], 0,
-					junk, x >> 16 & 2047);
-				break;
-			case 2:
-				if (fd[i] >= 0 &&
-					send(fd[i], junk, x >> 16 & 2047,
-						MSG_NOSIGNAL) < 0)
-					fg_run(&g);
-				break;
-			case 3:
-				if (fd[i] >= 0)
-					(void)hear(fd[i], junk, sizeof(junk));
-				break;
-			case 4:
-				if (fd[i] >= 0 && !(x >> 16 & 15)) {
-					(void)close(fd[i]);
-					fd[i] = -1;
-				}
-				break;
-			case 5:
-				if (!(x >> 16 & 15))
-					fg_send(&g, VSOCK_OP_SHUTDOWN, GPORT,
-						port[i], x >> 24, NULL, 0);
-				break;
-			case 6:
-				if (!(x >> 16 & 31))
-					fg_send(&g,
-						(enum vsock_op)(x >> 24 & 7),
-						GPORT, port[i], 0, NULL, 0);
-				break;
-			default:
-				if (fg_recv(&g, &p))
-					fg_kick(&g);
-				break;
-			}
-			fg_run(&g);
-		}
-		for (int i = 0; i < 8; i++) {
-			if (fd[i] >= 0)
-				(void)close(fd[i]);
-		}
-		fg_run(&g);
-		if (g.v->nstreams > 8)
-			fail_msg("seed %u: %u streams", round, g.v->nstreams);
-	}
-	time_passes();
-	fg_driver(&g);
 	assert_int_equal(g.v->nstreams, 0);
 }
 
@@ -730,13 +426,6 @@ int main(void)
 		T(beyond_the_credit),
 		T(slow_client_gets_all),
 		T(client_vanishes_with_data_waiting),
-		T(dial_now_and_later),
-		T(dial_refused),
-		T(dial_flood),
-		T(data_before_the_answer),
-		T(restore_drops_all),
-		T(stale_events),
-		T(random_traffic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
