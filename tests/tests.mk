@@ -32,6 +32,12 @@ EXTRA_test_cli_json := api/cli/json.c api/cli/out.c
 EXTRA_test_stats := bench/stats.c
 EXTRA_test_svg := bench/svg.c bench/stats.c api/cli/out.c api/cli/json.c
 EXTRA_test_jail := api/machine/jail.c
+# The daemon without its main().
+DAEMON_PARTS := $(filter-out api/daemon/main.c,$(wildcard api/daemon/*.c))
+EXTRA_test_daemon_params := $(DAEMON_PARTS)
+EXTRA_test_daemon_tables := $(DAEMON_PARTS)
+EXTRA_test_daemon_store := $(DAEMON_PARTS)
+EXTRA_test_daemon_flow := $(DAEMON_PARTS)
 
 .SECONDEXPANSION:
 $(UNIT_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(UNIT_HELP) $(TEST_LIBS)

@@ -1,5 +1,7 @@
 #include "api/daemon/deadline.h"
 
+#define MAX_WAIT_NS 60000000000ULL
+
 /* Join two heaps; the earlier root becomes the parent. */
 static struct deadline *meld(struct deadline *a, struct deadline *b)
 {
@@ -76,11 +78,14 @@ void deadline_set(struct deadlines *h, struct deadline *dl, uint64_t when,
 
 int deadlines_timeout(const struct deadlines *h, uint64_t now)
 {
+	uint64_t left;
+
 	if (!h->root)
 		return -1;
 	if (h->root->when <= now)
 		return 0;
-	return (int)min_u64((h->root->when - now + 999999) / 1000000, 60000);
+	left = min_u64(h->root->when - now, MAX_WAIT_NS);
+	return (int)((left + 999999) / 1000000);
 }
 
 void deadlines_run(struct deadlines *h, struct daemon *d, uint64_t now)
