@@ -109,9 +109,10 @@ struct daemon {
 	unsigned ntemplates;
 
 	struct list helpers;  /* inspections in progress */
-	unsigned active;      /* requests for clones or answers in progress */
+	unsigned active;      /* requests that wait for a clone */
 	uint64_t quiet_since; /* now_ns() when active became 0 */
 	struct deadline fill; /* pool filling goes on */
+	uint64_t fill_due;    /* at the latest then, while .fill is set */
 	struct deadline idle; /* --idle-exit */
 	struct admission adm;
 	struct metrics metrics;

@@ -18,6 +18,7 @@ struct invoke_op {
 	struct machine_entry *m; /* NULL until there is one */
 	struct template *t;      /* NULL: machine.invoke */
 	bool pooled;
+	bool waiting;           /* for a clone: counted by pool_busy() */
 	uint64_t began, handed; /* now_ns() */
 	uint64_t timeout_ms;
 	struct want want;
@@ -31,13 +32,18 @@ static void op_free(struct invoke_op *op)
 	free(op);
 }
 
+/* A request that has its machine is no reason to leave the pool empty. */
+static void stop_waiting(struct daemon *d, struct invoke_op *op)
+{
+	if (op->waiting)
+		pool_quiet(d);
+	op->waiting = false;
+}
+
 static void finish(struct daemon *d, struct invoke_op *op)
 {
-	bool counted = op->t != NULL;
-
+	stop_waiting(d, op);
 	op_free(op);
-	if (counted)
-		pool_quiet(d);
 }
 
 static void failed(struct daemon *d, struct invoke_op *op, const struct err *e)
@@ -116,6 +122,8 @@ static void hand_over(struct daemon *d, struct invoke_op *op,
 		op->timeout_ms + GRACE_MS, answered, op, &e);
 	if (r)
 		answered(d, op, NULL, &e);
+	else
+		stop_waiting(d, op);
 }
 
 static void born(struct daemon *d, struct want *w, uint32_t index,
@@ -160,6 +168,7 @@ static int fresh(struct daemon *d, struct invoke_op *op, const struct args *a,
 	op->want.count = 1;
 	op->want.timeout_ms = min_u64(op->timeout_ms, CLONE_ACK_MS);
 	op->want.fn = born;
+	op->waiting = true;
 	pool_busy(d);
 	want_start(d, &op->want);
 	return 0;
@@ -192,6 +201,7 @@ int invoke_method(
 		m = pool_take(d, t);
 	if (m) {
 		op->pooled = true;
+		op->waiting = true;
 		pool_busy(d);
 		hand_over(d, op, m, a->payload.p, a->payload.n);
 		return 0;

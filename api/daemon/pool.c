@@ -6,11 +6,13 @@
 #include "api/daemon/zygote.h"
 
 /*
- * Parked clones, made when nobody needs the processors: filling begins after a
- * moment without requests (or at once while a pool is empty and nothing is in
- * progress), and only a few are on their way at a time.
+ * Parked clones, made when nobody needs the processors. Filling begins after a
+ * moment in which no request waits for a clone, and a few are on their way at a
+ * time. Where requests never leave such a moment it begins after PATIENCE_NS
+ * all the same: a pool that stays empty would make every one of them slow.
  */
 #define QUIET_NS     1500000ULL
+#define PATIENCE_NS  20000000ULL
 #define FILL_AT_ONCE 2
 #define MAX_BACKOFF  8
 
@@ -18,12 +20,14 @@ static void fill_now(struct daemon *d, struct deadline *dl);
 
 void pool_schedule(struct daemon *d)
 {
-	uint64_t now = now_ns(), at = now;
+	uint64_t now = now_ns(), at = d->quiet_since + QUIET_NS;
 
-	if (d->stopping || d->active || d->fill.when)
+	if (d->stopping)
 		return;
-	if (now < d->quiet_since + QUIET_NS)
-		at = d->quiet_since + QUIET_NS;
+	if (!d->fill.when)
+		d->fill_due = now + PATIENCE_NS;
+	if (d->active || at > d->fill_due)
+		at = d->fill_due;
 	deadline_set(&d->deadlines, &d->fill, at, fill_now);
 }
 
@@ -60,8 +64,6 @@ static void fill_now(struct daemon *d, struct deadline *dl)
 	uint64_t now = now_ns(), next = 0;
 
 	(void)dl;
-	if (d->active)
-		return; /* pool_quiet() comes back to it */
 	list_for_each(it, &d->templates)
 	{
 		struct template *t = container_of(it, struct template, all);
@@ -77,7 +79,8 @@ static void fill_now(struct daemon *d, struct deadline *dl)
 void pool_busy(struct daemon *d)
 {
 	d->active++;
-	deadline_clear(&d->deadlines, &d->fill);
+	if (d->fill.when)
+		pool_schedule(d);
 }
 
 void pool_quiet(struct daemon *d)

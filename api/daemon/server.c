@@ -87,7 +87,7 @@ static int bind_socket(struct daemon *d, struct err *e)
 	(void)umask(mask);
 	if (r)
 		return err_sys(e, -errno, "binding %s", a.sun_path);
-	if (listen(d->listen_fd, 128))
+	if (listen(d->listen_fd, SOMAXCONN))
 		return err_sys(e, -errno, "listening on %s", a.sun_path);
 	return 0;
 }

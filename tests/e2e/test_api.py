@@ -228,6 +228,18 @@ def test_many_requests_on_one_connection(d):
             assert c.wait(i)["payload"] == b"%d" % n
 
 
+def test_pool_refills_while_a_request_runs(d):
+    template(d, "refill", pool=2)
+    with d.client() as c:
+        full = lambda: c.call("template.show", {"name": "refill"})["pool"]["parked"] == 2
+        wait_for(full)
+        long = c.send("invoke", {"template": "refill", "payload": b"sleep 3000"})
+        wait_for(full, 2)
+        assert long not in c.answers
+        c.wait(long)
+        c.call("template.remove", {"name": "refill", "force": True})
+
+
 def test_vsock_socket(d):
     """Host-side vsock: CONNECT port, OK port, then the agent's own protocol."""
     import msgpack
