@@ -15,7 +15,7 @@ CHECK := $(SRC:%=$(OUT)/%.cppcheck)
 tidy: $(TIDY)
 cppcheck: $(CHECK)
 
-$(TIDY): $(OUT)/%.tidy: % .clang-tidy
+$(TIDY): $(OUT)/%.tidy: % .clang-tidy tests/.clang-tidy
 	@mkdir -p $(@D)
 	@clang-tidy --quiet $< -- $(CPPFLAGS) -std=gnu17 2>$@.err >$@.out || \
 		{ cat $@.out; exit 1; }

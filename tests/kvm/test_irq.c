@@ -82,8 +82,10 @@ static void test_irqfd(void **state)
 {
 	struct stub *s = *state;
 
-	if (!s)
+	if (!s) {
 		skip();
+		return;
+	}
 	serial_out(s, 4, 8);
 	program(s, SERIAL_GSI, 0x41);
 	assert_false(lapic_bit(s, LAPIC_IRR, 0x41));
@@ -99,8 +101,10 @@ static void test_message(void **state)
 {
 	struct stub *s = *state;
 
-	if (!s)
+	if (!s) {
 		skip();
+		return;
+	}
 	program(s, 10, 0x51 | LEVEL | MASKED);
 	ioapic_set_line(&s->m, 10, true);
 	assert_false(lapic_bit(s, LAPIC_IRR, 0x51));
@@ -119,8 +123,10 @@ static void test_hostile_entries(void **state)
 	struct stub *s = *state;
 	uint64_t r = 0x9e3779b97f4a7c15ULL;
 
-	if (!s)
+	if (!s) {
 		skip();
+		return;
+	}
 	for (int i = 0; i < 300; i++) {
 		uint32_t pin = (uint32_t)(r >> 32) % IOAPIC_PINS;
 		uint64_t mode = r >> 8 & 7;
