@@ -170,33 +170,41 @@ static int check_same_regions(
 	return 0;
 }
 
+/* len bytes of whole pages. */
+static int place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
+	uint64_t len, struct err *e)
+{
+	void *to = mem_at(mem, gpa, len, MEM_WRITE);
+
+	/* one fault for the run instead of one a page: half again as fast; a
+	 * kernel that cannot (before 5.14) faults page by page */
+	if (to)
+		(void)madvise(to, len, MADV_POPULATE_WRITE);
+	if (mem_write(mem, gpa, buf, len))
+		return err_set(e, -EFAULT, "guest memory is smaller");
+	return 0;
+}
+
 /* Copy runs of present pages from the packed bytes to where they belong. */
 static int place_chunk(const struct mem *mem, gpa_t gpa, uint16_t present,
 	const uint8_t *buf, struct err *e)
 {
-	unsigned page = 0;
+	unsigned page = 0, run;
 
-	while (page < SNAP_CHUNK_PAGES) {
-		uint64_t run = 0;
-		void *to;
+	for (; page < SNAP_CHUNK_PAGES; page += run ? run : 1) {
+		int rc;
 
+		run = 0;
 		while (page + run < SNAP_CHUNK_PAGES &&
 			(present >> (page + run) & 1))
 			run++;
-		if (!run) {
-			page++;
+		if (!run)
 			continue;
-		}
-		to = mem_at(mem, gpa + page * SNAP_PAGE_SIZE,
-			run * SNAP_PAGE_SIZE, MEM_WRITE);
-		if (!to)
-			return err_set(e, -EFAULT, "guest memory is smaller");
-		/* one fault for the run instead of one a page: half again as
-		 * fast; a kernel that cannot (before 5.14) faults page-wise */
-		(void)madvise(to, run * SNAP_PAGE_SIZE, MADV_POPULATE_WRITE);
-		memcpy(to, buf, run * SNAP_PAGE_SIZE);
+		rc = place_run(mem, gpa + page * SNAP_PAGE_SIZE, buf,
+			run * SNAP_PAGE_SIZE, e);
+		if (rc)
+			return rc;
 		buf += run * SNAP_PAGE_SIZE;
-		page += (unsigned)run;
 	}
 	return 0;
 }

@@ -31,7 +31,7 @@ static void check_file(int dirfd_, const char *name)
 	struct machine_config cfg;
 	struct snap_verified v;
 	struct err e = {0};
-	struct snap *s;
+	struct snap *s = NULL;
 	int fd = openat(dirfd_, name, O_RDONLY | O_CLOEXEC);
 
 	assert_true(fd >= 0);
