@@ -31,8 +31,7 @@ struct call {
 	struct gmp_out out;
 };
 
-/* global: the one agent */
-static struct {
+struct agent {
 	const struct stream *claim; /* a message is put together for it */
 	uint8_t *msg;               /* NULL: no memory is held for one */
 	uint32_t msg_len, msg_max;
@@ -40,7 +39,10 @@ static struct {
 	bool busy;             /* a request is being handled */
 	char hostname[64];
 	uint8_t machine_id[16];
-} ag HOT;
+};
+
+/* global: the one agent */
+static struct agent ag HOT;
 
 const char *agent_hostname(void)
 {
@@ -123,7 +125,7 @@ static COLD void call_ping(struct call *c)
 {
 	uint16_t n = 0;
 
-	while (function_names[n] && n < 64)
+	while (n < 64 && function_names[n])
 		n++;
 	begin_result(c, 3);
 	gmp_put_cstr(&c->out, "agent");

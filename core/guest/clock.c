@@ -42,7 +42,7 @@ static uint64_t scale(uint64_t ticks, const struct pvclock *c)
 static uint64_t pvclock_ns(void)
 {
 	const volatile struct pvclock *page = &guest_clock_page;
-	struct pvclock c;
+	struct pvclock c = {0};
 	uint64_t tsc;
 
 	do {

@@ -20,31 +20,37 @@ GUEST_LDFLAGS := -nostdlib -static -Wl,--build-id=none \
 guest_obj = $(patsubst %,$(BUILD)/guest/%.o,$(1))
 
 $(BUILD)/guest/%.o: $(GUEST_DIR)/%.c
+	$(call say,CC)
 	@mkdir -p $(@D)
-	$(CC) $(GUEST_CFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c $< -o $@
 $(call guest_obj,$(GUEST_FAST)): GUEST_CFLAGS += -O2
 
 $(BUILD)/guest/boot.o: $(GUEST_DIR)/boot.S $(GUEST_DIR)/boot.h
+	$(call say,AS)
 	@mkdir -p $(@D)
-	$(CC) -I. -fno-pic -c $< -o $@
+	$(Q)$(CC) -I. -fno-pic -c $< -o $@
 
 $(BUILD)/guest.elf: $(call guest_obj,boot $(GUEST_BASE) $(GUEST_FN)) \
 		$(GUEST_DIR)/guest.ld
-	$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) -o $@.full
-	objcopy --strip-debug $@.full $@
+	$(call say,LD)
+	$(Q)$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) -o $@.full
+	$(Q)$(OBJCOPY) --strip-debug $@.full $@
 
 $(BUILD)/guest.o: $(GUEST_DIR)/embed.S $(BUILD)/guest.elf
-	$(CC) -DGUEST_ELF='"$(BUILD)/guest.elf"' -c $< -o $@
+	$(call say,AS)
+	$(Q)$(CC) -DGUEST_ELF='"$(BUILD)/guest.elf"' -c $< -o $@
 
 # A user's own function instead of the built-in ones: docs/functions.md.
 OUT ?= $(BUILD)/fn.elf
+# Warnings, not errors, for other people's code.
+USER_WARN := -Wno-error -Wno-conversion -Wno-sign-conversion -Wno-pedantic
 .PHONY: function
 function: $(call guest_obj,boot $(GUEST_BASE) fn_weak) $(GUEST_DIR)/guest.ld
 	@test -n "$(SRC)" || { echo "usage: make function SRC=fn.c [OUT=fn.elf]" >&2; exit 2; }
 	@mkdir -p $(dir $(OUT))
-	$(CC) $(GUEST_CFLAGS) -O2 -c $(SRC) -o $(OUT).o
-	$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) $(OUT).o -o $(OUT).full
-	objcopy --strip-debug $(OUT).full $(OUT)
+	$(Q)$(CC) $(GUEST_CFLAGS) -O2 $(USER_WARN) -c $(SRC) -o $(OUT).o
+	$(Q)$(CC) $(GUEST_LDFLAGS) $(filter %.o,$^) $(OUT).o -o $(OUT).full
+	$(Q)$(OBJCOPY) --strip-debug $(OUT).full $(OUT)
 	@rm -f $(OUT).o $(OUT).full
 	@echo "$(OUT): thaw template create NAME --kernel $(OUT)"
 

@@ -40,7 +40,8 @@ struct ident *ident_page(void)
 
 const char *fn_option(const char *key, size_t *n)
 {
-	(void)key, (void)n;
+	(void)key;
+	*n = 0;
 	return NULL;
 }
 

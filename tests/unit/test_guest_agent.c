@@ -14,6 +14,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Numbers that look random and are the same each time. */
+static uint32_t rnd(void)
+{
+	static uint32_t x = 2463534242; /* global: its state */
+
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	return x;
+}
+
 #define HEAP (64u << 20)
 
 /* global: the guest's heap */
@@ -197,7 +208,7 @@ static void test_identity(void **state)
 	msgpack_unpacked_destroy(&u);
 	expect_error(p, 3, "invalid");
 	expect_error(p, 4, "invalid");
-	r = answer(p, &u, 5, false);
+	(void)answer(p, &u, 5, false);
 	msgpack_unpacked_destroy(&u);
 	assert_memory_equal(dev.ident.seed, zero, sizeof(zero));
 	assert_string_equal(fn_hostname(), "web-1");
@@ -387,26 +398,25 @@ static void test_half_close(void **state)
 static void test_random_packets(void **state)
 {
 	(void)state;
-	srand(3);
 	for (int round = 0; round < 300; round++) {
 		struct peer *p = peer_open(1024);
 
 		for (int i = 0; i < 60; i++) {
 			struct vsock_hdr h = {
-				.src_cid = rand() % 8 ? HOST_CID : 99,
+				.src_cid = rnd() % 8 ? HOST_CID : 99,
 				.dst_cid = OUR_CID,
-				.src_port = p->port - (uint32_t)(rand() % 3),
-				.dst_port = rand() % 9 ? 1024 : 7,
-				.len = rand() % 5 ? 0 : (uint32_t)rand(),
-				.type = rand() % 20 ? 1 : 2,
-				.op = (uint16_t)(rand() % 9),
-				.flags = (uint32_t)rand() % 4,
-				.buf_alloc = (uint32_t)rand(),
-				.fwd_cnt = (uint32_t)rand(),
+				.src_port = p->port - rnd() % 3,
+				.dst_port = rnd() % 9 ? 1024 : 7,
+				.len = rnd() % 5 ? 0 : rnd(),
+				.type = rnd() % 20 ? 1 : 2,
+				.op = (uint16_t)(rnd() % 9),
+				.flags = rnd() % 4,
+				.buf_alloc = rnd(),
+				.fwd_cnt = rnd(),
 			};
 
 			device_control(&h);
-			if (rand() % 4 == 0)
+			if (rnd() % 4 == 0)
 				guest_serve();
 		}
 		guest_serve();
@@ -418,16 +428,15 @@ static void test_random_packets(void **state)
 static void test_random_bytes(void **state)
 {
 	(void)state;
-	srand(4);
 	for (int round = 0; round < 2000; round++) {
 		struct peer *p = peer_open(1024);
 		uint8_t bytes[64] = {0x94, 0, 1, 0xa6, 'i', 'n', 'v', 'o', 'k',
 			'e', 0x91, 0x81, 0xa7};
-		size_t n = (size_t)rand() % sizeof(bytes);
+		size_t n = rnd() % sizeof(bytes);
 
-		for (size_t i = (size_t)rand() % 16; i < n; i++)
-			bytes[i] = (uint8_t)rand();
-		p->chunk = (size_t)rand() % 20;
+		for (size_t i = rnd() % 16; i < n; i++)
+			bytes[i] = (uint8_t)rnd();
+		p->chunk = rnd() % 20;
 		peer_send(p, bytes, n);
 		guest_serve();
 		device_reset_streams();
