@@ -26,6 +26,7 @@ struct call {
 	struct stream *s;
 	uint64_t id;
 	bool notify; /* no answer is wanted */
+	bool no_id;  /* it was no request */
 	struct gmp_in params;
 	unsigned nparams; /* pairs in params */
 	struct gmp_out out;
@@ -66,7 +67,10 @@ static void begin_answer(struct call *c)
 {
 	gmp_put_array(&c->out, 4);
 	gmp_put_uint(&c->out, RPC_RESPONSE);
-	gmp_put_uint(&c->out, c->id);
+	if (c->no_id)
+		gmp_put_nil(&c->out);
+	else
+		gmp_put_uint(&c->out, c->id);
 }
 
 static void send_answer(struct call *c, const void *data, uint32_t n)
@@ -311,6 +315,8 @@ static void handle(struct stream *s, const uint8_t *p, uint32_t len)
 	stream_hold(s);
 	vsock_drain(); /* the last answer may lie in the heap */
 	if (!parse_request(&in, &c, &m)) {
+		c.no_id = true;
+		c.notify = false;
 		answer_error(&c, FN_INVALID, "not a msgpack-rpc request");
 		stream_shutdown(s, SHUT_RCV | SHUT_SEND);
 	} else if (str_is((const char *)m.p, m.n, "invoke")) {
