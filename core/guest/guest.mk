@@ -45,7 +45,7 @@ OUT ?= $(BUILD)/fn.elf
 # Warnings, not errors, for other people's code.
 USER_WARN := -Wno-error -Wno-conversion -Wno-sign-conversion -Wno-pedantic
 .PHONY: function
-function: $(call guest_obj,boot $(GUEST_BASE) fn_weak) $(GUEST_DIR)/guest.ld
+function: $(call guest_obj,boot $(GUEST_BASE) fn_weak) $(GUEST_DIR)/guest.ld ## a guest from your function: SRC=fn.c [OUT=fn.elf]
 	@test -n "$(SRC)" || { echo "usage: make function SRC=fn.c [OUT=fn.elf]" >&2; exit 2; }
 	@mkdir -p $(dir $(OUT))
 	$(Q)$(CC) $(GUEST_CFLAGS) -O2 $(USER_WARN) -c $(SRC) -o $(OUT).o
