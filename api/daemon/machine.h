@@ -99,6 +99,8 @@ void machines_unbind(struct daemon *d, struct conn *c);
 void machine_message(
 	struct daemon *d, struct machine_entry *m, struct ctl_packet *p);
 void machine_gone(struct daemon *d, struct machine_entry *m, int status);
+/* The process that its zygote named is not a clone: the zygote must go. */
+void machine_not_ours(struct machine_entry *m);
 /* CTL_REAPED of a clone. */
 void machine_reaped(struct daemon *d, struct machine_entry *m, int status);
 

@@ -4,6 +4,7 @@
 #include "api/daemon/console.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
+#include "api/daemon/zygote.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -128,6 +129,14 @@ void machine_gone(struct daemon *d, struct machine_entry *m, int status)
 		m->state = ENTRY_DYING;
 	deadline_set(&d->deadlines, &m->late, now_ns() + REAP_PATIENCE_NS,
 		finish_late);
+}
+
+void machine_not_ours(struct machine_entry *m)
+{
+	log_warning("%s: the zygote named a process that is not its child",
+		m->id);
+	if (m->z)
+		(void)proc_signal(&m->z->p, SIGKILL);
 }
 
 void machine_reaped(struct daemon *d, struct machine_entry *m, int status)

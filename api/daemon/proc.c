@@ -191,7 +191,7 @@ void proc_remember(struct daemon *d, pid_t pid)
 void proc_kill(struct daemon *d, struct proc *p, const struct err *why)
 {
 	if (!proc_signal(p, SIGKILL))
-		log_warning("a zygote named a process that is not its child");
+		machine_not_ours(container_of(p, struct machine_entry, p));
 	if (p->kind != PROC_CLONE && p->pid && p->pidfd >= 0)
 		proc_remember(d, p->pid);
 	proc_release(d, p, why);
