@@ -14,11 +14,11 @@ static json_t *hex_string(const char *data, size_t n)
 
 	if (!text)
 		return NULL;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; data && i < n; i++) {
 		text[2 * i] = digits[(uint8_t)data[i] >> 4];
 		text[2 * i + 1] = digits[(uint8_t)data[i] & 15];
 	}
-	return json_stringn_nocheck(text, 2 * n);
+	return json_stringn_nocheck(text, data ? 2 * n : 0);
 }
 
 static json_t *u64_to_json(uint64_t v)
@@ -51,7 +51,7 @@ static int map_add(json_t *out, const msgpack_object_kv *kv)
 	char *text = NULL;
 	int rc = -1;
 
-	if (value && key && json_is_string(key)) {
+	if (value && key && json_typeof(key) == JSON_STRING) {
 		rc = json_object_set(out, json_string_value(key), value);
 	} else if (value && key) {
 		text = json_dumps(key, JSON_ENCODE_ANY | JSON_COMPACT);
@@ -142,10 +142,10 @@ static int pack_object(msgpack_packer *p, json_t *j, unsigned depth)
 
 	json_object_foreach(j, key, value)
 	{
-		if (!rc)
-			mp_str(p, key);
-		if (!rc)
-			rc = pack_value(p, value, depth + 1);
+		if (rc)
+			break;
+		mp_str(p, key);
+		rc = pack_value(p, value, depth + 1);
 	}
 	return rc;
 }

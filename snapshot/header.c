@@ -264,7 +264,6 @@ int snap_read_table(struct snap *s, struct err *e)
 	rc = snap_pread(s->fd, s->sec, len, s->h.section_table_offset, e);
 	if (rc)
 		goto fail;
-	rc = -EBADMSG;
 	if (crc32c(0, s->sec, len) != s->h.section_table_crc) {
 		rc = snap_bad(e, s->h.section_table_offset, len,
 			"section table: checksum mismatch");

@@ -166,7 +166,7 @@ int snap_read_index(struct snap *s, struct err *e)
 	regions = s->mem.region_count * sizeof(s->region[0]);
 	roots = s->mem.root_count * sizeof(s->root[0]);
 	memcpy(s->region, buf + sizeof(s->mem), regions);
-	s->root = malloc(roots);
+	s->root = calloc(s->mem.root_count, sizeof(s->root[0]));
 	if (!s->root)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	memcpy(s->root, buf + sizeof(s->mem) + regions, roots);
@@ -236,6 +236,22 @@ static int check_chunk(
 	return 0;
 }
 
+/* The message about entry n of a leaf, with its place in file and guest. */
+static int chunk_error(const struct snap *s, const struct snap_leaf_at *at,
+	uint32_t n, const struct err *why, struct err *e)
+{
+	uint64_t from =
+		s->root[at->root].offset + n * sizeof(struct snap_chunk);
+	uint64_t gpa = at->gpa + n * SNAP_CHUNK_SIZE;
+
+	return err_set(e, why->code,
+		"bytes %llu-%llu: chunk %u (guest 0x%llx): %s",
+		(unsigned long long)from,
+		(unsigned long long)from + sizeof(struct snap_chunk) - 1,
+		at->root * SNAP_LEAF_CHUNKS + n, (unsigned long long)gpa,
+		why->msg);
+}
+
 static int check_leaf(const struct snap *s, const struct snap_leaf_at *at,
 	const struct snap_leaf *leaf, struct err *e)
 {
@@ -245,19 +261,9 @@ static int check_leaf(const struct snap *s, const struct snap_leaf_at *at,
 
 	for (uint32_t n = 0; n < at->chunks; n++) {
 		const struct snap_chunk *c = &leaf->chunk[n];
-		int rc = check_chunk(s, c, &why);
 
-		if (rc)
-			return err_set(e, rc,
-				"bytes %llu-%llu: chunk %u (guest 0x%llx): %s",
-				(unsigned long long)(r->offset +
-						     n * sizeof(*c)),
-				(unsigned long long)(r->offset +
-						     (n + 1) * sizeof(*c) - 1),
-				at->root * SNAP_LEAF_CHUNKS + n,
-				(unsigned long long)(at->gpa +
-						     n * SNAP_CHUNK_SIZE),
-				why.msg);
+		if (check_chunk(s, c, &why))
+			return chunk_error(s, at, n, &why, e);
 		present += popcount16(c->present);
 		zero += popcount16(c->zero);
 	}

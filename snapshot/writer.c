@@ -16,7 +16,10 @@
 
 #define WRITER_SECTIONS (MACHINE_MAX_CPUS + MACHINE_MAX_DEVICES + 4)
 
+/* Everything in front of the memory data. */
 struct front {
+	struct snap_header h;
+	struct snap_memory mem;
 	struct snap_section sec[WRITER_SECTIONS];
 	msgpack_sbuffer
 		buf[WRITER_SECTIONS]; /* owned: content of the section */
@@ -40,37 +43,51 @@ static msgpack_sbuffer *section_add(struct front *f, uint64_t tag,
 	return &f->buf[f->n++];
 }
 
-static int state_add(struct front *f, uint64_t tag, uint16_t index,
-	const char *name, const struct st_desc *d, const void *state,
-	struct err *e)
+static int state_add(struct front *f, msgpack_sbuffer *buf,
+	const struct st_desc *d, const void *state, struct err *e)
 {
-	msgpack_sbuffer *buf = section_add(f, tag, index, d->version, name);
 	int rc = st_save(d, state, buf);
 
-	return rc ? err_sys(e, rc, "saving %s", name) : 0;
+	return rc ? err_sys(e, rc, "saving %s", f->sec[f->n - 1].name) : 0;
+}
+
+static int vcpu_add(struct front *f, const struct vcpu *v, struct err *e)
+{
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "vcpu%u", v->id);
+	return state_add(f,
+		section_add(f, SNAP_TAG_VCPU, (uint16_t)v->id,
+			vcpu_state_desc.version, name),
+		&vcpu_state_desc, v->s, e);
+}
+
+static int device_add(struct front *f, struct device *dev, struct err *e)
+{
+	const struct device_ops *ops = dev->ops;
+
+	return state_add(f,
+		section_add(f, ops->section, 0, ops->state->version, ops->name),
+		ops->state, ops->saved(dev), e);
 }
 
 static int states_add(struct front *f, const struct machine *m, struct err *e)
 {
-	char name[16];
 	int rc;
 
-	rc = state_add(f, SNAP_TAG_CONFIG, 0, "config", &machine_config_desc,
-		&m->cfg, e);
+	rc = state_add(f,
+		section_add(f, SNAP_TAG_CONFIG, 0, machine_config_desc.version,
+			"config"),
+		&machine_config_desc, &m->cfg, e);
 	if (!rc)
-		rc = state_add(f, SNAP_TAG_MACHINE, 0, "machine",
+		rc = state_add(f,
+			section_add(f, SNAP_TAG_MACHINE, 0,
+				machine_state_desc.version, "machine"),
 			&machine_state_desc, &m->saved, e);
-	for (unsigned i = 0; i < m->ncpus && !rc; i++) {
-		(void)snprintf(name, sizeof(name), "vcpu%u", i);
-		rc = state_add(f, SNAP_TAG_VCPU, (uint16_t)i, name,
-			&vcpu_state_desc, m->cpu[i]->s, e);
-	}
-	for (unsigned i = 0; i < m->ndevs && !rc; i++) {
-		const struct device_ops *ops = m->dev[i]->ops;
-
-		rc = state_add(f, ops->section, 0, ops->name, ops->state,
-			ops->saved(m->dev[i]), e);
-	}
+	for (unsigned i = 0; i < m->ncpus && !rc; i++)
+		rc = vcpu_add(f, m->cpu[i], e);
+	for (unsigned i = 0; i < m->ndevs && !rc; i++)
+		rc = device_add(f, m->dev[i], e);
 	return rc;
 }
 
@@ -112,13 +129,12 @@ static int memory_add(struct front *f, const struct mem *mem, struct err *e)
 	return rc ? err_set(e, -ENOMEM, "snapshot: out of memory") : 0;
 }
 
+/* Write the memory data; complete the section and the file's length. */
 static int memory_write(struct front *f, const struct machine *m, int fd,
-	const struct snap_write_opts *o, struct snap_header *h,
-	struct snap_memory *head, struct err *e)
+	const struct snap_write_opts *o, struct err *e)
 {
 	uint8_t *at = (uint8_t *)f->buf[f->n - 1].data;
-	uint64_t roots_at =
-		sizeof(*head) + m->mem.nregions * sizeof(struct snap_region);
+	struct snap_memory *head = &f->mem;
 	struct snap_root *root;
 	int rc;
 
@@ -126,21 +142,23 @@ static int memory_write(struct front *f, const struct machine *m, int fd,
 	root = calloc(head->root_count, sizeof(*root));
 	if (!root)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
-	head->data_offset = h->file_length;
-	rc = snap_write_memory(m, fd, o, &h->file_length, root, e);
+	head->data_offset = f->h.file_length;
+	rc = snap_write_memory(m, fd, o, &f->h.file_length, root, e);
 	for (uint32_t i = 0; i < head->root_count; i++)
 		head->pages_present += root[i].pages_present;
 	head->pages_zero = m->mem.size / SNAP_PAGE_SIZE - head->pages_present;
 	memcpy(at, head, sizeof(*head));
-	memcpy(at + roots_at, root, head->root_count * sizeof(*root));
+	at += sizeof(*head) + m->mem.nregions * sizeof(struct snap_region);
+	memcpy(at, root, head->root_count * sizeof(*root));
 	free(root);
 	return rc;
 }
 
 /* ---- header and layout ---- */
 
-static void layout(struct front *f, struct snap_header *h)
+static void layout(struct front *f)
 {
+	struct snap_header *h = &f->h;
 	uint64_t at = sizeof(*h);
 
 	h->section_table_offset = at;
@@ -170,9 +188,10 @@ static void header_fill(struct snap_header *h, const struct snap_uuid *uuid)
 	(void)snprintf(h->writer, sizeof(h->writer), "thaw %s", THAW_VERSION);
 }
 
-static int front_write(struct front *f, int fd, struct snap_header *h,
-	uint64_t len, struct err *e)
+static int front_write(struct front *f, int fd, struct err *e)
 {
+	struct snap_header *h = &f->h;
+	uint64_t len = f->mem.data_offset;
 	AUTO_FREE uint8_t *buf = calloc(1, len);
 	int rc;
 
@@ -211,13 +230,11 @@ static int write_all(struct front *f, struct machine *m, int fd,
 	const struct snap_write_opts *o, struct snap_written *out,
 	struct err *e)
 {
-	struct snap_memory head = {0};
-	struct snap_header h = {0};
 	struct snap_section *meta;
 	msgpack_sbuffer *buf;
 	int rc;
 
-	header_fill(&h, &out->uuid);
+	header_fill(&f->h, &out->uuid);
 	rc = states_add(f, m, e);
 	if (rc)
 		return rc;
@@ -229,15 +246,15 @@ static int write_all(struct front *f, struct machine *m, int fd,
 		rc = memory_add(f, &m->mem, e);
 	if (rc)
 		return rc;
-	layout(f, &h);
-	rc = memory_write(f, m, fd, o, &h, &head, e);
+	layout(f);
+	rc = memory_write(f, m, fd, o, e);
 	if (!rc)
-		rc = front_write(f, fd, &h, head.data_offset, e);
+		rc = front_write(f, fd, e);
 	if (!rc && fsync(fd))
 		rc = err_sys(e, -errno, "fsync of the snapshot");
-	out->file_bytes = h.file_length;
-	out->pages_present = head.pages_present;
-	out->pages_zero = head.pages_zero;
+	out->file_bytes = f->h.file_length;
+	out->pages_present = f->mem.pages_present;
+	out->pages_zero = f->mem.pages_zero;
 	return rc;
 }
 
