@@ -99,6 +99,23 @@ static void hand_on(struct console *c, const uint8_t *p, size_t n)
 	}
 }
 
+/* A flood costs no more than the ring can hold. */
+static void keep(struct console *c, const uint8_t *p, size_t n)
+{
+	size_t skip = n > CONSOLE_RING ? n - CONSOLE_RING : 0;
+
+	c->total += skip;
+	for (p += skip, n -= skip; n;) {
+		size_t at = c->total % CONSOLE_RING;
+		size_t now = min_u64(n, CONSOLE_RING - at);
+
+		memcpy(c->ring + at, p, now);
+		c->total += now;
+		p += now;
+		n -= now;
+	}
+}
+
 void console_bytes(
 	struct daemon *d, struct machine_entry *m, struct ctl_packet *p)
 {
@@ -112,9 +129,7 @@ void console_bytes(
 		hand_on(c, p->payload, p->msg.len);
 		return;
 	}
-	for (uint32_t i = 0; i < p->msg.len; i++)
-		c->ring[(c->total + i) % CONSOLE_RING] = p->payload[i];
-	c->total += p->msg.len;
+	keep(c, p->payload, p->msg.len);
 }
 
 void console_pack(const struct machine_entry *m, msgpack_packer *p)

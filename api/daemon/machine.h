@@ -42,8 +42,8 @@ struct machine_entry {
 	struct list all;    /* daemon.machines or daemon.ended */
 	struct list bound;  /* conn.bound */
 	struct conn *owner; /* bound to this connection */
-	bool discarded;  /* killed by us: how it died says nothing */
-	bool was_parked; /* died in the pool */
+	bool discarded;     /* killed by us: how it died says nothing */
+	bool was_parked;    /* died in the pool */
 
 	/* clones */
 	struct template *t;    /* borrowed; NULL when it is not a clone */

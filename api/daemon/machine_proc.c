@@ -133,8 +133,8 @@ void machine_gone(struct daemon *d, struct machine_entry *m, int status)
 
 void machine_not_ours(struct machine_entry *m)
 {
-	log_warning("%s: the zygote named a process that is not its child",
-		m->id);
+	log_warning(
+		"%s: the zygote named a process that is not its child", m->id);
 	if (m->z)
 		(void)proc_signal(&m->z->p, SIGKILL);
 }

@@ -57,8 +57,10 @@ void proc_kill(struct daemon *d, struct proc *p, const struct err *why);
 void proc_release(struct daemon *d, struct proc *p, const struct err *why);
 /* SIGKILL only; the end will be noticed. False: the process is not ours. */
 bool proc_signal(struct proc *p, int sig);
-/* pid in our namespace, 0 when it is not known. */
+/* pid in our namespace, 0 when it is not known. The cheap one is a single
+ * system call and needs Linux 6.13; the other reads a file of /proc. */
 pid_t proc_pid(struct proc *p);
+pid_t proc_pid_cheap(struct proc *p);
 
 /* The loop's events. */
 void proc_ctl_event(struct daemon *d, struct proc *p, uint32_t events);

@@ -163,12 +163,22 @@ static long proc_field(const char *path, const char *key)
 	return at ? strtol(at + strlen(key), NULL, 10) : -1;
 }
 
+pid_t proc_pid_cheap(struct proc *p)
+{
+	struct pid_info info = {.mask = PID_INFO_PID};
+
+	if (!p->pid && p->pidfd >= 0 &&
+		ioctl(p->pidfd, PID_INFO_GET, &info) == 0)
+		p->pid = (pid_t)info.pid;
+	return p->pid;
+}
+
 pid_t proc_pid(struct proc *p)
 {
 	char path[64];
 	long pid;
 
-	if (p->pid || p->pidfd < 0)
+	if (proc_pid_cheap(p) || p->pidfd < 0)
 		return p->pid;
 	(void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", p->pidfd);
 	pid = proc_field(path, "Pid:");
