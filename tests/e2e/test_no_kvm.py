@@ -7,6 +7,7 @@ hidden or replaced in a mount namespace of our own.
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 
 import thawtest
@@ -94,6 +95,9 @@ def test_no_permission(d):
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
+            tempfile.tempdir = "/tmp"  # the runner's own is not for everybody
+            if not os.access(thawtest.program("thaw-machine"), os.X_OK):
+                os._exit(77)
             r = subprocess.run([thawtest.program("thaw-machine"), "--probe"], capture_output=True, text=True)
             assert r.returncode == 4 and "ermission" in r.stdout, r
             d = Daemon()
@@ -107,7 +111,10 @@ def test_no_permission(d):
         except BaseException as e:
             print("# %r" % e, flush=True)
         os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 77:
+        raise Skip("others may not execute what was built here")
+    assert code == 0
 
 
 def test_what_needs_no_kvm_works(d):
