@@ -85,6 +85,7 @@ def test_device_is_not_kvm(_):
 
 def test_no_permission(d):
     """As somebody who may not open it."""
+    machine = thawtest.program("thaw-machine")
     sys.stdout.flush()
     if not os.stat("/dev/kvm").st_mode & 0o006 == 0:
         raise Skip("everybody may open /dev/kvm here")
@@ -96,14 +97,14 @@ def test_no_permission(d):
             os.setgid(65534)
             os.setuid(65534)
             tempfile.tempdir = "/tmp"  # the runner's own is not for everybody
-            if not os.access(thawtest.program("thaw-machine"), os.X_OK):
+            if not os.access(machine, os.X_OK):
                 os._exit(77)
-            r = subprocess.run([thawtest.program("thaw-machine"), "--probe"], capture_output=True, text=True)
+            r = subprocess.run([machine, "--probe"], capture_output=True, text=True)
             assert r.returncode == 4 and "ermission" in r.stdout, r
             d = Daemon()
             try:
                 with d.client() as c:
-                    text = c.fails("denied", "template.create", {"name": "x", "config": {}})
+                    text = c.fails(("denied", "unsupported"), "template.create", {"name": "x", "config": {}})
                     assert "/dev/kvm" in text, text
             finally:
                 d.close()
