@@ -20,6 +20,7 @@ STUB_DECL(event);
 STUB_DECL(triple);
 STUB_DECL(string);
 STUB_DECL(lcg);
+STUB_DECL(reader);
 #define STUB(name) stub_##name, (size_t)(stub_##name##_end - stub_##name)
 
 struct stub {

@@ -41,7 +41,7 @@ CODE("event", EVENT_DX
 /* No IDT: the first exception is the third fault. */
 CODE("triple", "	ud2\n");
 
-/* Does not exist in 64-bit mode without VMX, SVM: KVM gives up or #UD. */
+/* Strings of bytes to a port that nobody has; 0x2000 counts. */
 CODE("string",
 	"1:	mov	$0x80, %dx\n"
 	"	mov	$0x100000, %rsi\n"
@@ -64,4 +64,26 @@ CODE("lcg",
 	"	mov	$1, %eax\n"
 	"	out	%eax, %dx\n"
 	"2:	jmp	2b\n");
+/* The count at 0x2008 times: reads a port that nobody has (all ones) and an MMIO
+ * address likewise; the event 77 when a value is lost, else power off. */
+CODE("reader",
+	"1:	mov	$0x80, %dx\n"
+	"	xor	%eax, %eax\n"
+	"	in	%dx, %eax\n"
+	"	cmp	$-1, %eax\n"
+	"	jne	2f\n"
+	"	mov	$0xd8000000, %ebx\n"
+	"	xor	%eax, %eax\n"
+	"	mov	(%rbx), %eax\n"
+	"	cmp	$-1, %eax\n"
+	"	jne	2f\n"
+	"	decq	0x2008\n"
+	"	jnz	1b\n"
+	EVENT_DX
+	"	mov	$1, %eax\n"
+	"	out	%eax, %dx\n"
+	"2:" EVENT_DX
+	"	mov	$77, %eax\n"
+	"	out	%eax, %dx\n"
+	"3:	jmp	3b\n");
 /* clang-format on */

@@ -48,28 +48,18 @@ static void copy_machine(struct stub *from, struct stub *to)
 #define ROUNDS 12
 #define STEPS  400000ULL
 
-/* Stopped anywhere, moved a dozen times, the sum comes out right. */
-static void moved_lcg(bool prepare)
+/* Until the guest ends: stop it anywhere, move it. Returns which of s[2] it
+ * ended in. */
+static unsigned move_about(struct stub s[2], bool prepare)
 {
-	struct machine_config cfg;
-	struct stub s[2];
 	struct err e = {0};
-	uint64_t want = 0, got;
 	unsigned cur = 0, moves = 0;
 
-	if (!stub_kvm(&s[0]))
-		skip();
-	stub_config(&cfg);
-	stub_build(&s[0], &cfg, STUB(lcg));
-	stub_poke(&s[0], 0x2008, STEPS);
-	for (uint64_t i = 0; i < STEPS; i++)
-		want = want * 6364136223846793005ULL + 1442695040888963407ULL;
 	stub_resume(&s[0]);
 	for (; moves < ROUNDS; moves++) {
 		stub_poll(&s[cur], 3);
-		if (s[cur].m.state == MACHINE_DEAD)
-			break;
-		if (machine_pause(&s[cur].m, 10000, &e))
+		if (s[cur].m.state == MACHINE_DEAD ||
+			machine_pause(&s[cur].m, 10000, &e))
 			break;
 		assert_true(stub_kvm(&s[!cur]));
 		copy_machine(&s[cur], &s[!cur]);
@@ -83,10 +73,44 @@ static void moved_lcg(bool prepare)
 	}
 	assert_true(moves >= 3);
 	stub_wait_end(&s[cur]);
-	assert_int_equal(s[cur].m.end.kind, MACHINE_END_POWEROFF);
-	assert_int_equal(mem_read(&s[cur].m.mem, 0x2010, &got, sizeof(got)), 0);
+	assert_string_equal(s[cur].m.end.text, "power off");
+	return cur;
+}
+
+/* The sum comes out right. */
+static void moved_lcg(bool prepare)
+{
+	struct machine_config cfg;
+	struct stub s[2];
+	uint64_t want = 0, got;
+	unsigned end;
+
+	if (!stub_kvm(&s[0]))
+		skip();
+	stub_config(&cfg);
+	stub_build(&s[0], &cfg, STUB(lcg));
+	stub_poke(&s[0], 0x2008, STEPS);
+	for (uint64_t i = 0; i < STEPS; i++)
+		want = want * 6364136223846793005ULL + 1442695040888963407ULL;
+	end = move_about(s, prepare);
+	assert_int_equal(mem_read(&s[end].m.mem, 0x2010, &got, sizeof(got)), 0);
 	assert_true(got == want);
-	stub_destroy(&s[cur]);
+	stub_destroy(&s[end]);
+}
+
+/* No value that was being read is lost. */
+static void test_moved_reading(void **state)
+{
+	struct machine_config cfg;
+	struct stub s[2];
+
+	(void)state;
+	if (!stub_kvm(&s[0]))
+		skip();
+	stub_config(&cfg);
+	stub_build(&s[0], &cfg, STUB(reader));
+	stub_poke(&s[0], 0x2008, 5000);
+	stub_destroy(&s[move_about(s, true)]);
 }
 
 static void test_moved(void **state)
@@ -295,6 +319,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_moved),
 		cmocka_unit_test(test_moved_prepared),
+		cmocka_unit_test(test_moved_reading),
 		cmocka_unit_test(test_carry),
 		cmocka_unit_test(test_carry_prepared),
 		cmocka_unit_test(test_pause_at_once),
