@@ -253,11 +253,24 @@ static int do_stop(struct worker *w, struct ctl_packet *p, struct err *e)
 	return 0;
 }
 
+/* A parked clone can only be started: its timers are stopped, and its state is
+ * not all read (machine_park()). */
+static bool needs_awake(uint32_t type)
+{
+	return type == CTL_PAUSE || type == CTL_RESUME ||
+	       type == CTL_SNAPSHOT || type == CTL_WAIT_READY;
+}
+
 void worker_message(struct worker *w, struct ctl_packet *p)
 {
 	struct err e = {0};
 	int r;
 
+	if (w->parked && needs_awake(p->msg.type)) {
+		err_set(&e, -EBUSY, "the clone is parked in a pool");
+		worker_reply_error(w, &p->msg, &e);
+		return;
+	}
 	switch ((enum ctl_type)p->msg.type) {
 	case CTL_WAIT_READY:
 		worker_wait_ready(w, p);
