@@ -147,6 +147,7 @@ int daemon_init(struct daemon *d, struct err *e)
 		return d->state_fd;
 	info_init(d);
 	templates_load(d);
+	info_wait(d);
 	d->quiet_since = now_ns();
 	if (d->opt.idle_exit_s)
 		deadline_set(

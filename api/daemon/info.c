@@ -7,6 +7,7 @@
 #include "core/log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@
 
 /*
  * The daemon never opens /dev/kvm: "thaw-machine --probe" prints one line
- * "name: value" per fact, and is read when the loop gets to it.
+ * "name: value" per fact.
  */
 
 static void read_cpu(struct host *h)
@@ -40,6 +41,9 @@ static void read_cpu(struct host *h)
 		(void)snprintf(h->cpu, sizeof(h->cpu), "%.*s",
 			(int)min_u64((uint64_t)(end - at - 2), 63), at + 2);
 }
+
+/* A probe that takes longer is answered for by "not probed yet". */
+#define PROBE_NS 2000000000ULL
 
 void info_init(struct daemon *d)
 {
@@ -140,6 +144,20 @@ void info_event(struct daemon *d)
 		return;
 	probed(d);
 	info_fini(d);
+}
+
+void info_wait(struct daemon *d)
+{
+	struct pollfd pfd = {.events = POLLIN};
+	uint64_t until = now_ns() + PROBE_NS, now;
+
+	while (d->host.fd >= 0 && (now = now_ns()) < until) {
+		pfd.fd = d->host.fd;
+		if (poll(&pfd, 1, (int)((until - now) / 1000000) + 1) < 0 &&
+			errno != EINTR)
+			return;
+		info_event(d);
+	}
 }
 
 static void pack_host(struct daemon *d, msgpack_packer *p)
