@@ -285,7 +285,7 @@ int setup_run(int ctl)
 {
 	struct worker *w = malloc(sizeof(*w));
 	struct err e = {0};
-	struct ctl_packet p;
+	struct ctl_packet p = {.nfds = 0};
 	int code = 1, base = -1;
 	struct setup s = {.w = w, .p = &p};
 
