@@ -8,7 +8,8 @@
 # are killed and make it fail. "timeout: SECONDS" in the first ten lines of a
 # script changes the limit of TEST_TIMEOUT (120).
 #
-# Environment of a test: build directory at the front of PATH, THAW_BUILD.
+# The programs are copied to a place that every user can reach (a checkout below
+# /root is not) and that no build changes meanwhile: THAW_BUILD, first in PATH.
 # The last line is "N passed, N failed, N skipped".
 
 cd "$(dirname "$0")/.." || exit 1
@@ -22,7 +23,11 @@ pid='' tmp='' left=''
 failures=()
 
 mkdir -p "$logs" || exit 1
-export THAW_BUILD=$build PATH=$build:$PATH CMOCKA_MESSAGE_OUTPUT=TAP
+bin=$(mktemp -d /tmp/tb.XXXXXX) && chmod 755 "$bin" || exit 1
+for program in thaw thawd thaw-machine; do
+	[ ! -e "$build/$program" ] || cp "$build/$program" "$bin" || exit 1
+done
+export THAW_BUILD=$bin PATH=$bin:$PATH CMOCKA_MESSAGE_OUTPUT=TAP
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0}
 export PYTHONDONTWRITEBYTECODE=1
 unset THAW_SOCKET
@@ -65,13 +70,14 @@ interrupted() {
 	trap '' INT TERM HUP
 	group_end now
 	tmp_end
+	rm -rf "$bin"
 	echo
 	echo "interrupted"
 	echo "$passed passed, $((failed + 1)) failed, $skipped skipped"
 	exit 130
 }
 trap interrupted INT TERM HUP
-trap 'group_end now; tmp_end' EXIT
+trap 'group_end now; tmp_end; rm -rf "$bin"' EXIT
 
 # Counts TAP lines of a log into p, f and s; false when it has no plan.
 count_tap() {
