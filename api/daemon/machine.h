@@ -44,6 +44,9 @@ struct machine_entry {
 	struct conn *owner; /* bound to this connection */
 	bool discarded;     /* killed by us: how it died says nothing */
 	bool was_parked;    /* died in the pool */
+	bool ending;        /* machine_ended() is at work, or done */
+	bool kept;          /* on daemon.ended */
+	bool forgotten;     /* buried */
 
 	/* clones */
 	struct template *t;    /* borrowed; NULL when it is not a clone */

@@ -1,6 +1,7 @@
 #include "api/daemon/machine.h"
 
 #include "api/daemon/admit.h"
+#include "api/daemon/birth.h"
 #include "api/daemon/conn.h"
 #include "api/daemon/console.h"
 #include "api/daemon/events.h"
@@ -74,10 +75,14 @@ void machine_forget(struct daemon *d, struct machine_entry *m)
 {
 	struct err e = {.code = -ESRCH, .msg = "the machine is gone"};
 
-	if (m->state == ENTRY_ENDED) {
+	/* Ending its calls may bring their owners here, too. */
+	if (m->forgotten)
+		return;
+	m->forgotten = true;
+	if (m->kept) {
 		list_del(&m->all);
 		d->nended--;
-	} else {
+	} else if (m->state != ENTRY_ENDED) {
 		leave(d, m);
 	}
 	m->state = ENTRY_ENDED;
@@ -85,6 +90,7 @@ void machine_forget(struct daemon *d, struct machine_entry *m)
 	proc_release(d, &m->p, &e);
 	if (m->console)
 		console_free(d, m->console);
+	m->console = NULL;
 	free(m->name);
 	free(m->end_text);
 	daemon_bury(d, m);
@@ -121,12 +127,16 @@ const char *machine_end_name(uint32_t kind)
 void machine_ended(
 	struct daemon *d, struct machine_entry *m, const struct err *why)
 {
-	if (m->state == ENTRY_ENDED)
+	if (m->state == ENTRY_ENDED || m->ending)
 		return;
+	/* The event may cost a slow client its connection, and with that the
+	 * machines bound to it. */
+	m->ending = true;
 	machine_set_end(m, MACHINE_NENDS_, why->msg);
 	events_machine(d, "machine.ended", m);
 	leave(d, m);
 	m->state = ENTRY_ENDED;
+	m->kept = true;
 	list_add(&d->ended, &m->all);
 	d->nended++;
 	proc_release(d, &m->p, why);
@@ -142,6 +152,11 @@ void machine_kill(
 {
 	if (m->state == ENTRY_ENDED)
 		return;
+	/* Somebody waits for it, or the pool does. */
+	if (m->kind == ENTRY_CLONE && m->state == ENTRY_STARTING) {
+		birth_failed(d, m, why);
+		return;
+	}
 	m->discarded = true;
 	proc_kill(d, &m->p, why);
 	machine_ended(d, m, why);

@@ -313,6 +313,54 @@ static void test_invokes_that_fail(void **state)
 	assert_int_equal(gauge(f, "counters", "zygotes_retired"), 1);
 }
 
+/* Whoever waits for a clone is told when somebody stops it on its way. */
+static void test_stopped_on_its_way(void **state)
+{
+	struct fixture *f = *state;
+	struct thaw_result r;
+	struct thaw *other;
+	msgpack_packer *p;
+	uint32_t id;
+
+	assert_int_equal(make_template(f, "t", "clone-silent", 0), THAW_OK);
+	assert_int_equal(thaw_connect(f->socket, &other, &f->e), THAW_OK);
+	p = thaw_request(other, "clone", 2);
+	thaw_pack_str(p, "template", "t");
+	thaw_pack_u64(p, "count", 2);
+	assert_int_equal(thaw_send(other, &id, &f->e), THAW_OK);
+	wait_for(f, "machines", 2);
+	assert_int_equal(thaw_machine_stop(f->t, "t-1", &f->e), THAW_OK);
+	assert_int_equal(thaw_machine_stop(f->t, "t-2", &f->e), THAW_OK);
+	assert_int_equal(thaw_wait(other, id, 5000, &r, &f->e), THAW_INTERNAL);
+	assert_non_null(strstr(f->e.message, "stopped by a client"));
+	thaw_close(other);
+	expect_quiet(f);
+}
+
+/* The same for a machine of its own; its entry goes once. */
+static void test_machine_stopped_on_its_way(void **state)
+{
+	struct fixture *f = *state;
+	msgpack_packer *p;
+	struct thaw_result r;
+	struct thaw *other;
+	uint32_t id;
+
+	assert_int_equal(thaw_connect(f->socket, &other, &f->e), THAW_OK);
+	p = thaw_request(other, "machine.create", 2);
+	mp_str(p, "config");
+	msgpack_pack_map(p, 1);
+	mp_key_str(p, "cmdline", "ready-never");
+	thaw_pack_str(p, "ready", "agent");
+	assert_int_equal(thaw_send(other, &id, &f->e), THAW_OK);
+	wait_for(f, "machines", 1);
+	assert_int_equal(thaw_machine_stop(f->t, "m-1", &f->e), THAW_OK);
+	assert_int_equal(thaw_wait(other, id, 5000, &r, &f->e), THAW_INTERNAL);
+	thaw_close(other);
+	expect_quiet(f);
+	assert_int_equal(gauge(f, "gauges", "machines_ended"), 0);
+}
+
 /* A pool that cannot be filled is not tried without end. */
 static void test_pool_backs_off(void **state)
 {
@@ -450,6 +498,8 @@ int main(int argc, char **argv)
 		TEST(test_limits),
 		TEST(test_clones_that_fail),
 		TEST(test_invokes_that_fail),
+		TEST(test_stopped_on_its_way),
+		TEST(test_machine_stopped_on_its_way),
 		TEST(test_pool_backs_off),
 		TEST(test_templates_that_fail),
 		TEST(test_hostile_zygote),
