@@ -3,6 +3,13 @@
  * a whole message is there, without allocating; only then is it copied into an
  * answer of its own (so that it may outlive the buffer) and unpacked.
  * Notifications go to the callback at once, answers into a list by age.
+ *
+ * Waiting: where the daemon runs on another, idle CPU, waking it and being
+ * woken takes longer than a short call itself. Sleeps that end after 20 to
+ * 100 us look like that: then the next waits look for the answer a while before
+ * they sleep. When that is in vain, because the call is a long one or the
+ * daemon needs this very CPU, it is left for some time. Shorter sleeps mean
+ * that both share a CPU, and longer ones that there is nothing to gain.
  */
 #include "api/client/client.h"
 
@@ -235,6 +242,42 @@ static int deliver(
 	return (int)code;
 }
 
+#define SPIN_NS      60000
+#define SPIN_PAUSE   16
+#define SLEEP_MIN_NS 20000
+#define SLEEP_MAX_NS 100000
+
+static int receive_spinning(struct thaw *t, struct thaw_error *e)
+{
+	uint64_t end = now_ns() + SPIN_NS;
+	int rc;
+
+	do {
+		rc = client_receive(t, false, e);
+	} while (!rc && !t->head && now_ns() < end);
+	if (!t->head)
+		t->spin = -SPIN_PAUSE;
+	return rc;
+}
+
+static int receive_sleeping(struct thaw *t, struct thaw_error *e)
+{
+	uint64_t start = now_ns(), took;
+	int rc = client_receive(t, true, e);
+
+	took = now_ns() - start;
+	if (t->spin < 0)
+		t->spin++;
+	else if (t->head && took >= SLEEP_MIN_NS && took <= SLEEP_MAX_NS)
+		t->spin = 1;
+	return rc;
+}
+
+static int receive_wait(struct thaw *t, struct thaw_error *e)
+{
+	return t->spin > 0 ? receive_spinning(t, e) : receive_sleeping(t, e);
+}
+
 static int wait_answer(struct thaw *t, uint32_t want, int timeout_ms,
 	struct answer **out, struct thaw_error *e)
 {
@@ -248,13 +291,13 @@ static int wait_answer(struct thaw *t, uint32_t want, int timeout_ms,
 
 		if (rc && e)
 			*e = t->broken;
-		/* Without a limit one blocking read does it. */
 		if (!rc && deadline)
 			rc = client_poll(t, POLLIN, deadline, &got, e);
 		if (!rc && t->interrupt && *t->interrupt)
 			rc = client_error(e, THAW_INTERRUPTED, "interrupted");
 		if (!rc)
-			rc = client_receive(t, !deadline, e);
+			rc = deadline ? client_receive(t, false, e)
+				      : receive_wait(t, e);
 		/* A break after good answers must not hide them. */
 		if (rc && !(*out = take_answer(t, want)))
 			return rc;

@@ -33,6 +33,9 @@ struct thaw {
 	/* Answers nobody asked for yet, oldest first. */
 	struct answer *head, **tail; /* owned */
 	size_t nanswers;
+	/* 1: look for the answer a while before sleeping (answer.c). Below 0:
+	 * that was in vain; so many waits until it may be tried again. */
+	int spin;
 	/* Not THAW_OK: the connection is broken, and this is why. */
 	struct thaw_error broken;
 	thaw_notify_fn *notify;
