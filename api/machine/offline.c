@@ -53,10 +53,7 @@ int offline_run(struct worker *w)
 {
 	struct pollfd pfd = {.fd = w->ctl, .events = POLLIN};
 	struct ctl_packet p;
-	struct err e = {0};
 
-	if (jail_prepare(&w->jail, false, &e) || jail_main(&w->jail, &e))
-		return 1;
 	while (!w->done) {
 		int r = ctl_recv(w->ctl, &p, w->buf);
 

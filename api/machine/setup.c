@@ -62,8 +62,6 @@ static int start(struct setup *s, struct err *e)
 
 	r = worker_new_identity(w, &s->overrides, e);
 	if (!r)
-		r = jail_prepare(&w->jail, false, e);
-	if (!r)
 		r = worker_realize(w, e);
 	if (r)
 		return r;
@@ -78,11 +76,9 @@ static int start(struct setup *s, struct err *e)
 			return fd;
 		if (!w->m.vsock)
 			return err_set(e, -EINVAL, "no vsock device");
-		r = vsock_listen(w->m.vsock, fd, e);
-		if (r)
-			return r;
+		return vsock_listen(w->m.vsock, fd, e);
 	}
-	return jail_main(&w->jail, e);
+	return 0;
 }
 
 static int cold(struct setup *s, enum mem_backing backing, struct err *e)
@@ -184,10 +180,16 @@ static int zygote(struct setup *s, int *base, struct err *e)
 	snap_close(snap);
 	if (!r)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_CLONE, *base, e);
-	if (!r)
-		r = machine_prepare(&w->m, w->kvm.fd, e);
-	if (!r)
-		r = jail_prepare(&w->jail, true, e);
+	return r ? r : machine_prepare(&w->m, w->kvm.fd, e);
+}
+
+/* Before the first look at a kernel or a snapshot, which may be anybody's, and
+ * before the first vCPU thread: without no-new-privs it could not install its
+ * filter unless we are root. */
+static int lock_in(struct worker *w, struct err *e)
+{
+	int r = jail_prepare(&w->jail, w->role == CTL_ROLE_ZYGOTE, e);
+
 	return r ? r : jail_main(&w->jail, e);
 }
 
@@ -195,20 +197,20 @@ static int become(struct setup *s, int *base, struct err *e)
 {
 	const struct ctl_setup *q = &s->p->msg.setup;
 	struct worker *w = s->w;
+	int r;
 
 	if (q->version != CTL_VERSION)
 		return err_set(e, -EINVAL,
 			"the daemon speaks control version %u, this is %d",
 			q->version, CTL_VERSION);
 	w->role = (enum ctl_role)q->role;
-	if (q->role != CTL_ROLE_INSPECT) {
-		int r = kvm_open("/dev/kvm", &w->kvm, e);
-
-		/* No device is the host's lack: "not found" and "denied" would
-		 * speak of what the client named. */
-		if (r)
-			return e->code = -EOPNOTSUPP;
-	}
+	/* No device is the host's lack: "not found" and "denied" would speak of
+	 * what the client named. */
+	if (q->role != CTL_ROLE_INSPECT && kvm_open("/dev/kvm", &w->kvm, e))
+		return e->code = -EOPNOTSUPP;
+	r = lock_in(w, e);
+	if (r)
+		return r;
 	switch (w->role) {
 	case CTL_ROLE_MACHINE:
 		return cold(s, MEM_PRIVATE, e);

@@ -173,9 +173,10 @@ def wait_for(what, seconds=10.0, step=0.02):
 class Daemon:
     """A thawd in a directory of its own."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, prefix=()):
         self.dir = tempfile.mkdtemp(prefix="thaw-test-")
         self.options = list(options)
+        self.prefix = list(prefix)  # a command that execs the daemon
         self.sock = os.path.join(self.dir, "thaw.sock")
         self.state = os.path.join(self.dir, "state")
         self.log = open(os.path.join(self.dir, "log"), "ab")
@@ -184,7 +185,7 @@ class Daemon:
 
     def start(self):
         self.proc = subprocess.Popen(
-            [program("thawd"), "--socket", self.sock, "--state-dir", self.state] + self.options,
+            self.prefix + [program("thawd"), "--socket", self.sock, "--state-dir", self.state] + self.options,
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
