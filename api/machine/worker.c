@@ -186,6 +186,8 @@ static void guest_ended(struct worker *w)
 	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
 	int r;
 
+	/* Its last words may not have had their turn yet. */
+	console_flush(w);
 	m.ended.kind = w->m.end.kind;
 	m.len = (uint32_t)strnlen(w->m.end.text, sizeof(w->m.end.text));
 	do
@@ -240,7 +242,8 @@ int worker_run(struct worker *w)
 		if (w->agent)
 			agent_tick(w->agent);
 		worker_ready_tick(w);
-		if (w->m.end.kind != MACHINE_END_NONE && !w->done)
+		/* Not sooner: a vCPU thread may be writing .end just now. */
+		if (w->m.state == MACHINE_DEAD && !w->done)
 			guest_ended(w);
 	}
 	return 0;
