@@ -4,6 +4,7 @@
 #include "api/daemon/birth.h"
 #include "api/daemon/config.h"
 #include "api/daemon/conn.h"
+#include "api/daemon/creation.h"
 #include "api/daemon/helper.h"
 #include "api/daemon/info.h"
 #include "api/daemon/machine.h"
@@ -221,10 +222,15 @@ static void end_all(struct daemon *d)
 	struct err e = {.code = -ESHUTDOWN, .msg = "the daemon is stopping"};
 
 	d->stopping = true;
-	while (!list_empty(&d->templates))
-		template_drop(d,
-			container_of(d->templates.next, struct template, all),
-			&e);
+	while (!list_empty(&d->templates)) {
+		struct template *t = container_of(
+			d->templates.next, struct template, all);
+
+		if (t->creation)
+			creation_failed(d, t, &e);
+		else
+			template_drop(d, t, &e);
+	}
 	while (!list_empty(&d->machines)) {
 		struct machine_entry *m = container_of(
 			d->machines.next, struct machine_entry, all);

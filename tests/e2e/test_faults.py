@@ -322,5 +322,38 @@ def test_nothing_open_in_a_clone(d):
         c.call("machine.stop", {"id": i})
 
 
+def test_machines_without_privileges(_):
+    """Filters need no-new-privs first, when nobody is allowed everything."""
+    d = Daemon(prefix=["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+    try:
+        template(d)
+        works(d)
+        with d.client() as c:
+            i = c.call("machine.create", {"config": {"memory": "64M"}, "ready": "agent"})["id"]
+            path = d.dir + "/m.thaw"
+            c.call("machine.snapshot", {"id": i, "path": path})
+            r = c.call("machine.create", {"snapshot": path, "ready": "agent"})["id"]
+            for m in (i, r):
+                pid = pid_of(c, m)
+                for task in os.listdir("/proc/%d/task" % pid):
+                    with open("/proc/%d/task/%s/status" % (pid, task)) as f:
+                        t = dict(l.split(":", 1) for l in f.read().splitlines() if ":" in l)
+                    assert t["Seccomp"].strip() == "2" and t["NoNewPrivs"].strip() == "1", t
+                c.call("machine.stop", {"id": m})
+    finally:
+        d.close()
+
+
+def test_daemon_ends_while_a_template_is_made(_):
+    d = Daemon()
+    with d.client() as c:
+        c.send("template.create", {"name": "late", "ready": {"seconds": 60}})
+        wait_for(lambda: [m for m in c.call("machine.list")["machines"] if m["state"] == "running"])
+        d.kill(signal.SIGTERM)
+        assert d.proc.returncode == 0, d.log_text()
+        assert not os.listdir(d.state + "/templates")
+    d.close()
+
+
 if __name__ == "__main__":
     thawtest.main(globals())
