@@ -52,11 +52,8 @@ static void close_fds(struct conn *c)
 	c->nfds = 0;
 }
 
-void conn_close(struct daemon *d, struct conn *c)
+static void conn_close(struct daemon *d, struct conn *c)
 {
-	if (c->closed)
-		return;
-	c->closed = true;
 	list_for_each_safe(it, &c->requests)
 	{
 		container_of(it, struct request, link)->conn = NULL;
@@ -74,6 +71,27 @@ void conn_close(struct daemon *d, struct conn *c)
 	daemon_bury(d, c);
 }
 
+void conn_doom(struct daemon *d, struct conn *c)
+{
+	c->doomed = true;
+	c->closing = true;
+	d->some_doomed = true;
+}
+
+void conns_close_doomed(struct daemon *d)
+{
+	while (d->some_doomed) {
+		d->some_doomed = false;
+		list_for_each_safe(it, &d->conns)
+		{
+			struct conn *c = container_of(it, struct conn, link);
+
+			if (c->doomed)
+				conn_close(d, c);
+		}
+	}
+}
+
 static void want_events(struct daemon *d, struct conn *c)
 {
 	size_t waiting = c->out.size - c->out_sent;
@@ -87,7 +105,7 @@ static void want_events(struct daemon *d, struct conn *c)
 		return;
 	c->events = events;
 	if (loop_mod(&d->loop, c->fd, events, (union ev_ref){.ptr = &c->on}))
-		conn_close(d, c);
+		conn_doom(d, c);
 }
 
 void conn_flush(struct daemon *d, struct conn *c)
@@ -99,7 +117,7 @@ void conn_flush(struct daemon *d, struct conn *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno != EAGAIN) {
-			conn_close(d, c);
+			conn_doom(d, c);
 			return;
 		}
 		if (n < 0)
@@ -114,7 +132,7 @@ void conn_flush(struct daemon *d, struct conn *c)
 			msgpack_sbuffer_init(&c->out);
 		}
 		if (c->closing) {
-			conn_close(d, c);
+			conn_doom(d, c);
 			return;
 		}
 	} else if (c->out_sent > CONN_OUT_PAUSE) {
@@ -198,7 +216,7 @@ static void parse(struct daemon *d, struct conn *c)
 	struct rpc_msg m;
 	int r = 0;
 
-	while (!c->closing && !c->closed) {
+	while (!c->closing) {
 		r = rpc_next(&c->in, &m);
 		if (r <= 0)
 			break;
@@ -214,7 +232,7 @@ static void parse(struct daemon *d, struct conn *c)
 		if (c->nfds && c->fds_at <= m.end)
 			close_fds(c);
 	}
-	if (r < 0 && !c->closed)
+	if (r < 0 && !c->doomed)
 		malformed(d, c);
 }
 
@@ -222,15 +240,12 @@ void conn_event(struct daemon *d, struct conn *c, uint32_t events)
 {
 	int r = 1;
 
-	if (c->closed)
-		return;
-	if (events & EPOLLOUT) {
+	if (!c->doomed && (events & EPOLLOUT))
 		conn_flush(d, c);
-		if (c->closed)
-			return;
-	}
+	if (c->doomed)
+		return;
 	c->corked = true;
-	for (int i = 0; i < READS_PER_EVENT && r == 1 && !c->closed; i++) {
+	for (int i = 0; i < READS_PER_EVENT && r == 1 && !c->doomed; i++) {
 		if (!(c->events & EPOLLIN))
 			break;
 		r = read_some(c);
@@ -241,10 +256,8 @@ void conn_event(struct daemon *d, struct conn *c, uint32_t events)
 			break;
 	}
 	c->corked = false;
-	if (c->closed)
-		return;
 	if (r < 0 || (events & (EPOLLHUP | EPOLLERR)))
-		conn_close(d, c);
-	else
+		conn_doom(d, c);
+	else if (!c->doomed)
 		conn_flush(d, c);
 }

@@ -36,7 +36,7 @@ struct conn {
 	uint64_t fds_at;
 	bool corked;  /* answers are flushed after the batch */
 	bool closing; /* no more requests; ends when .out is empty */
-	bool closed;
+	bool doomed;  /* closed after the batch of events */
 };
 
 /* One call; see request.c for how it is answered. */
@@ -58,8 +58,12 @@ void server_accept(struct daemon *d);
 /* conn.c */
 void conn_create(struct daemon *d, int fd);
 void conn_event(struct daemon *d, struct conn *c, uint32_t events);
-void conn_close(struct daemon *d, struct conn *c);
-/* Send what waits; may close the connection (then buried, not freed). */
+/* Nothing more goes in or out. Closing it may end machines, and events of that
+ * may show that others are gone: so it is done when nobody is in the middle of
+ * anything, by conns_close_doomed(). */
+void conn_doom(struct daemon *d, struct conn *c);
+void conns_close_doomed(struct daemon *d);
+/* Send what waits; may doom the connection. */
 void conn_flush(struct daemon *d, struct conn *c);
 
 /* request.c */
@@ -70,7 +74,7 @@ msgpack_packer *request_begin(struct request *r);
 void request_end(struct request *r);
 void request_fail(struct request *r, const struct err *e);
 /* A notification to a connection: pack one value in between. NULL: it reads
- * too slowly and was disconnected. */
+ * too slowly and is disconnected. */
 msgpack_packer *notify_begin(
 	struct daemon *d, struct conn *c, const char *method);
 void notify_end(struct daemon *d, struct conn *c);

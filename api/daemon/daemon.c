@@ -210,6 +210,7 @@ int daemon_run(struct daemon *d)
 			dispatch(d, &ev[i]);
 		now = now_ns();
 		deadlines_run(&d->deadlines, d, now);
+		conns_close_doomed(d);
 		free_dead(d);
 	}
 	return 0;
@@ -223,8 +224,8 @@ static void end_all(struct daemon *d)
 
 	d->stopping = true;
 	while (!list_empty(&d->templates)) {
-		struct template *t = container_of(
-			d->templates.next, struct template, all);
+		struct template *t =
+			container_of(d->templates.next, struct template, all);
 
 		if (t->creation)
 			creation_failed(d, t, &e);
@@ -243,8 +244,9 @@ static void end_all(struct daemon *d)
 	while (!list_empty(&d->helpers))
 		helper_cancel(
 			d, container_of(d->helpers.next, struct helper, link));
-	while (!list_empty(&d->conns))
-		conn_close(d, container_of(d->conns.next, struct conn, link));
+	list_for_each(it, &d->conns)
+		conn_doom(d, container_of(it, struct conn, link));
+	conns_close_doomed(d);
 	info_fini(d);
 	for (size_t i = 0; i < d->norphans; i++)
 		(void)waitpid(d->orphans[i], NULL, 0);

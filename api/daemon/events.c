@@ -27,8 +27,7 @@ static void pack(msgpack_packer *p, const struct event *ev)
 
 static void emit(struct daemon *d, const struct event *ev)
 {
-	/* A subscriber that does not read is disconnected on the way. */
-	list_for_each_safe(it, &d->subscribers)
+	list_for_each(it, &d->subscribers)
 	{
 		struct conn *c = container_of(it, struct conn, subscribed);
 		msgpack_packer *p = notify_begin(d, c, "event");

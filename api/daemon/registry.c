@@ -129,8 +129,6 @@ void machine_ended(
 {
 	if (m->state == ENTRY_ENDED || m->ending)
 		return;
-	/* The event may cost a slow client its connection, and with that the
-	 * machines bound to it. */
 	m->ending = true;
 	machine_set_end(m, MACHINE_NENDS_, why->msg);
 	events_machine(d, "machine.ended", m);

@@ -36,14 +36,13 @@ static msgpack_packer *pack_into(struct daemon *d, struct conn *c)
 	msgpack_sbuffer *out = &d->nowhere;
 
 	msgpack_sbuffer_clear(&d->nowhere);
-	if (c && !c->closing && c->out.size - c->out_sent > CONN_OUT_MAX) {
+	if (c && !c->doomed && c->out.size - c->out_sent > CONN_OUT_MAX) {
 		log_warning("a client of pid %d does not read: disconnected",
 			c->peer.pid);
 		d->metrics.counter[COUNT_SLOW_CLIENTS]++;
-		conn_close(d, c);
-		c = NULL;
+		conn_doom(d, c);
 	}
-	if (c && !c->closed)
+	if (c && !c->doomed)
 		out = &c->out;
 	msgpack_packer_init(&d->packer, out, msgpack_sbuffer_write);
 	return &d->packer;
@@ -51,7 +50,7 @@ static msgpack_packer *pack_into(struct daemon *d, struct conn *c)
 
 static void flush(struct daemon *d, struct conn *c)
 {
-	if (c && !c->corked && !c->closed)
+	if (c && !c->corked && !c->doomed)
 		conn_flush(d, c);
 }
 
@@ -86,7 +85,7 @@ msgpack_packer *notify_begin(
 {
 	msgpack_packer *p = pack_into(d, c);
 
-	if (c->closed)
+	if (c->doomed)
 		return NULL;
 	rpc_pack_notification(p, method);
 	return p;
