@@ -70,6 +70,8 @@ struct batch {
 	struct template *t;
 	uint64_t first;
 	uint32_t count;
+	uint64_t timeout_ms;
+	bool pool;
 };
 
 static void batch_failed(
@@ -82,7 +84,7 @@ static void batch_failed(
 		struct machine_entry *m;
 
 		(void)snprintf(id, sizeof(id), "%s-%llu", name,
-			(unsigned long long)(b->first + i));
+			(unsigned long long)b->first + i);
 		m = machine_find(d, id);
 		/* Those that were forked before the failure live on. */
 		if (m && m->state == ENTRY_STARTING && m->p.sock < 0 &&
@@ -102,20 +104,26 @@ static void batch_done(
 }
 
 static void send_batch(struct daemon *d, struct zygote *z,
-	const struct ctl_overrides *o, struct batch *b, uint64_t timeout_ms,
-	bool pool, int listener)
+	const struct ctl_overrides *o, struct batch *b, int listener)
 {
 	struct ctl_msg m = {.type = CTL_CLONE, .len = sizeof(*o)};
 	struct err e = {0};
 	int r;
 
 	m.clone.count = b->count;
-	m.clone.mode = pool ? CTL_CLONE_PARK : CTL_CLONE_RUN;
+	m.clone.mode = b->pool ? CTL_CLONE_PARK : CTL_CLONE_RUN;
 	m.clone.first = b->first;
-	m.clone.timeout_ms = (uint32_t)timeout_ms;
+	m.clone.timeout_ms = (uint32_t)b->timeout_ms;
 	m.clone.has_listener = listener >= 0;
-	r = proc_call(d, &z->p, &m, o, &listener, listener >= 0 ? 1 : 0,
-		timeout_ms + GRACE_MS, batch_done, b, &e);
+	r = proc_call(d, &z->p,
+		&(struct proc_request){.m = &m,
+			.payload = o,
+			.fds = &listener,
+			.nfds = listener >= 0 ? 1 : 0,
+			.timeout_ms = b->timeout_ms + GRACE_MS,
+			.fn = batch_done,
+			.arg = b},
+		&e);
 	if (r) {
 		batch_failed(d, b, &e);
 		free(b);
@@ -181,10 +189,13 @@ static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 		admit_unreserve(d, admit_clone_bytes(w->t));
 		w->fn(d, w, index + i, NULL, &e);
 	}
-	if (b && b->count)
-		send_batch(d, z, &o, b, timeout_ms, !w, listener);
-	else
+	if (b && b->count) {
+		b->timeout_ms = timeout_ms;
+		b->pool = !w;
+		send_batch(d, z, &o, b, listener);
+	} else {
 		free(b);
+	}
 	if (listener >= 0)
 		(void)close(listener);
 }

@@ -228,8 +228,12 @@ static void send_go(struct daemon *d, struct clone_op *op, uint32_t index,
 		*g = (struct go){op, m, index};
 		if (op->name && op->name[index][0])
 			m->name = strdup(op->name[index]);
-		if (!proc_call(d, &m->p, &msg, NULL, NULL, 0,
-			    op->want.timeout_ms, went, g, &e))
+		if (!proc_call(d, &m->p,
+			    &(struct proc_request){.m = &msg,
+				    .timeout_ms = op->want.timeout_ms,
+				    .fn = went,
+				    .arg = g},
+			    &e))
 			return;
 	}
 	free(g);

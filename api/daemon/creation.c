@@ -204,7 +204,13 @@ static void builder_started(struct daemon *d, void *arg,
 	c->us.boot = us->build;
 	c->us.ready = us->ready;
 	c->step = now_ns();
-	if (proc_call(d, &m->p, &msg, NULL, &c->file, 1, FREEZE_MS, frozen, c,
+	if (proc_call(d, &m->p,
+		    &(struct proc_request){.m = &msg,
+			    .fds = &c->file,
+			    .nfds = 1,
+			    .timeout_ms = FREEZE_MS,
+			    .fn = frozen,
+			    .arg = c},
 		    &why))
 		failed(c, &why);
 }
@@ -262,7 +268,8 @@ static int from_snapshot(
 	c->source = peerfile_read(c->d, c->r, "snapshot", &a->snapshot, e);
 	if (c->source < 0)
 		return c->source;
-	return helper_copy(c->d, c->source, c->file, copied, c, &c->copier, e);
+	c->copier = helper_copy(c->d, c->source, c->file, copied, c, e);
+	return c->copier ? 0 : e->code;
 }
 
 static int check(struct daemon *d, const struct args *a, struct err *e)

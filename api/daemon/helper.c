@@ -61,27 +61,36 @@ static void set_up(
 	(void)e;
 }
 
-static int ask(struct daemon *d, struct helper *h, int fd, uint32_t what,
-	const char *section, size_t section_len, call_fn *fn, void *arg,
-	struct err *e)
+static int ask(struct daemon *d, struct helper *h,
+	const struct helper_question *q, struct err *e)
 {
 	struct ctl_msg setup = {.type = CTL_SETUP};
-	struct ctl_msg m = {.type = CTL_INSPECT, .len = (uint32_t)section_len};
+	struct ctl_msg m = {
+		.type = CTL_INSPECT, .len = (uint32_t)q->section_len};
 	int r;
 
 	setup.setup.version = CTL_VERSION;
 	setup.setup.role = CTL_ROLE_INSPECT;
-	m.inspect = what;
-	r = proc_call(
-		d, &h->p, &setup, NULL, NULL, 0, INSPECT_MS, set_up, NULL, e);
-	if (!r)
-		r = proc_call(
-			d, &h->p, &m, section, &fd, 1, INSPECT_MS, fn, arg, e);
-	return r;
+	m.inspect = q->what;
+	r = proc_call(d, &h->p,
+		&(struct proc_request){
+			.m = &setup, .timeout_ms = INSPECT_MS, .fn = set_up},
+		e);
+	if (r)
+		return r;
+	return proc_call(d, &h->p,
+		&(struct proc_request){.m = &m,
+			.payload = q->section,
+			.fds = &q->fd,
+			.nfds = 1,
+			.timeout_ms = INSPECT_MS,
+			.fn = q->fn,
+			.arg = q->arg},
+		e);
 }
 
-int helper_inspect(struct daemon *d, int fd, uint32_t what, const char *section,
-	size_t section_len, call_fn *fn, void *arg, struct err *e)
+int helper_inspect(
+	struct daemon *d, const struct helper_question *q, struct err *e)
 {
 	struct helper *h = create(d, e);
 	int r;
@@ -90,31 +99,26 @@ int helper_inspect(struct daemon *d, int fd, uint32_t what, const char *section,
 		return e->code;
 	r = proc_spawn(d, &h->p, false, e);
 	if (!r)
-		r = ask(d, h, fd, what, section, section_len, fn, arg, e);
-	if (r) {
+		r = ask(d, h, q, e);
+	if (r)
 		helper_cancel(d, h);
-		return r;
-	}
-	return 0;
+	return r;
 }
 
-int helper_copy(struct daemon *d, int from, int to, copied_fn *fn, void *arg,
-	struct helper **out, struct err *e)
+struct helper *helper_copy(struct daemon *d, int from, int to, copied_fn *fn,
+	void *arg, struct err *e)
 {
 	struct helper *h = create(d, e);
-	int r;
 
 	if (!h)
-		return e->code;
+		return NULL;
 	h->copied = fn;
 	h->arg = arg;
-	r = proc_spawn_copy(d, &h->p, from, to, e);
-	if (r) {
+	if (proc_spawn_copy(d, &h->p, from, to, e)) {
 		forget(d, h);
-		return r;
+		return NULL;
 	}
-	*out = h;
-	return 0;
+	return h;
 }
 
 void helper_gone(struct daemon *d, struct helper *h, int status)

@@ -18,13 +18,21 @@ struct helper {
 	void *arg;
 };
 
-/* Ask a helper about a snapshot; fn as for proc_call(). The helper ends by
- * itself. */
-int helper_inspect(struct daemon *d, int fd, uint32_t what, const char *section,
-	size_t section_len, call_fn *fn, void *arg, struct err *e) MUST_USE;
-/* Copy all of from to the empty file to, and sync it. */
-int helper_copy(struct daemon *d, int from, int to, copied_fn *fn, void *arg,
-	struct helper **out, struct err *e) MUST_USE;
+/* A question about a snapshot. */
+struct helper_question {
+	int fd;              /* borrowed */
+	uint32_t what;       /* enum ctl_inspect */
+	const char *section; /* NULL: the overview */
+	size_t section_len;
+	call_fn *fn; /* as for proc_call() */
+	void *arg;
+};
+/* Ask a helper; it ends by itself. */
+int helper_inspect(struct daemon *d, const struct helper_question *q,
+	struct err *e) MUST_USE;
+/* Copy all of from to the empty file to, and sync it. NULL on error. */
+struct helper *helper_copy(struct daemon *d, int from, int to, copied_fn *fn,
+	void *arg, struct err *e) MUST_USE;
 /* End it; no callback follows. */
 void helper_cancel(struct daemon *d, struct helper *h);
 void helper_gone(struct daemon *d, struct helper *h, int status);

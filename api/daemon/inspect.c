@@ -40,8 +40,14 @@ static int look(struct daemon *d, struct request *r, const struct args *a,
 
 	if (fd < 0)
 		return fd;
-	rc = helper_inspect(
-		d, fd, what, a->section.p, a->section.n, looked, r, e);
+	rc = helper_inspect(d,
+		&(struct helper_question){.fd = fd,
+			.what = what,
+			.section = a->section.p,
+			.section_len = a->section.n,
+			.fn = looked,
+			.arg = r},
+		e);
 	(void)close(fd);
 	return rc;
 }

@@ -118,8 +118,13 @@ static void hand_over(struct daemon *d, struct invoke_op *op,
 	op->m = m;
 	op->handed = now_ns();
 	msg.invoke.timeout_ms = (uint32_t)op->timeout_ms;
-	r = proc_call(d, &m->p, &msg, payload, NULL, 0,
-		op->timeout_ms + GRACE_MS, answered, op, &e);
+	r = proc_call(d, &m->p,
+		&(struct proc_request){.m = &msg,
+			.payload = payload,
+			.timeout_ms = op->timeout_ms + GRACE_MS,
+			.fn = answered,
+			.arg = op},
+		&e);
 	if (r)
 		answered(d, op, NULL, &e);
 	else

@@ -59,10 +59,12 @@ static void started(struct daemon *d, void *arg, struct machine_entry *m,
 }
 
 /* Files and sockets of a machine; all are closed by the caller. */
-static int open_files(struct daemon *d, struct request *r, struct args *a,
+static int open_files(struct request *r, struct args *a,
 	const struct config *cfg, struct start *s, struct listener **l,
 	struct err *e)
 {
+	struct daemon *d = r->d;
+
 	if (!s->cfg)
 		s->file = peerfile_read(d, r, "snapshot", &a->snapshot, e);
 	else if (!cfg->mc.builtin)
@@ -145,7 +147,7 @@ int machine_create_method(
 		s.role = CTL_ROLE_RESTORE;
 	else
 		s.cfg = &cfg.mc;
-	rc = open_files(d, r, a, &cfg, &s, &l, e);
+	rc = open_files(r, a, &cfg, &s, &l, e);
 	if (!rc)
 		rc = create(d, r, a, &s, &l, e);
 	if (s.file >= 0)
@@ -248,7 +250,12 @@ static int change(struct daemon *d, struct request *r, const char *id,
 	if (!c)
 		return err_set(e, -ENOMEM, "no memory for a request");
 	*c = (struct change){r, m, state};
-	rc = proc_call(d, &m->p, &msg, NULL, NULL, 0, PAUSE_MS, changed, c, e);
+	rc = proc_call(d, &m->p,
+		&(struct proc_request){.m = &msg,
+			.timeout_ms = PAUSE_MS,
+			.fn = changed,
+			.arg = c},
+		e);
 	if (rc)
 		free(c);
 	return rc;

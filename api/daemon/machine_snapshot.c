@@ -143,9 +143,14 @@ int machine_snapshot_method(
 	op->dir = op->file = -1;
 	rc = open_target(d, op, a, e);
 	if (!rc)
-		rc = proc_call(d, &m->p, &msg, NULL,
-			op->publishing ? &op->pub.fd : &op->file, 1, FREEZE_MS,
-			written, op, e);
+		rc = proc_call(d, &m->p,
+			&(struct proc_request){.m = &msg,
+				.fds = op->publishing ? &op->pub.fd : &op->file,
+				.nfds = 1,
+				.timeout_ms = FREEZE_MS,
+				.fn = written,
+				.arg = op},
+			e);
 	if (rc)
 		op_free(op);
 	return rc;

@@ -184,6 +184,7 @@ static char *default_machine(void)
 
 int options_parse(struct options *o, int argc, char **argv)
 {
+	const char *exe;
 	int opt, r;
 
 	memset(o, 0, sizeof(*o));
@@ -206,8 +207,9 @@ int options_parse(struct options *o, int argc, char **argv)
 	if (!o->state_dir && replace(&o->state_dir, default_state_dir()))
 		return 2;
 	/* For tests: another program that speaks the control protocol. */
-	if (getenv("THAW_MACHINE"))
-		return replace(&o->machine_exe, strdup(getenv("THAW_MACHINE")));
+	exe = getenv("THAW_MACHINE");
+	if (exe)
+		return replace(&o->machine_exe, strdup(exe));
 	return replace(&o->machine_exe, default_machine());
 }
 

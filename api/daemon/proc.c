@@ -116,9 +116,8 @@ static void call_late(struct daemon *d, struct deadline *dl)
 	call_end(d, c, NULL, &e);
 }
 
-int proc_call(struct daemon *d, struct proc *p, struct ctl_msg *m,
-	const void *payload, const int *fds, unsigned nfds, uint64_t timeout_ms,
-	call_fn *fn, void *arg, struct err *e)
+int proc_call(struct daemon *d, struct proc *p, const struct proc_request *q,
+	struct err *e)
 {
 	struct call *c;
 	int r;
@@ -132,8 +131,8 @@ int proc_call(struct daemon *d, struct proc *p, struct ctl_msg *m,
 		return err_set(e, -ENOMEM, "no memory for a request");
 	if (++p->last_req == 0)
 		p->last_req = 1;
-	m->req = p->last_req;
-	r = ctl_send(p->sock, m, payload, fds, nfds);
+	q->m->req = p->last_req;
+	r = ctl_send(p->sock, q->m, q->payload, q->fds, q->nfds);
 	if (r) {
 		free(c);
 		if (r == -EAGAIN)
@@ -142,14 +141,14 @@ int proc_call(struct daemon *d, struct proc *p, struct ctl_msg *m,
 		return err_sys(e, r, "control socket");
 	}
 	c->p = p;
-	c->req = m->req;
-	c->type = m->type;
-	c->fn = fn;
-	c->arg = arg;
+	c->req = q->m->req;
+	c->type = q->m->type;
+	c->fn = q->fn;
+	c->arg = q->arg;
 	list_add(&p->calls, &c->link);
-	if (timeout_ms)
+	if (q->timeout_ms)
 		deadline_set(&d->deadlines, &c->deadline,
-			now_ns() + timeout_ms * 1000000, call_late);
+			now_ns() + q->timeout_ms * 1000000, call_late);
 	return 0;
 }
 

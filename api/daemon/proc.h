@@ -43,11 +43,21 @@ int proc_spawn(
 /* Take over socket and pidfd of a clone; owned on success only. */
 int proc_adopt(struct daemon *d, struct proc *p, int sock, int pidfd,
 	pid_t parent) MUST_USE;
+/* What goes out with a request, and who hears of the answer. */
+struct proc_request {
+	struct ctl_msg *m; /* .req is set here */
+	const void *payload;
+	const int *fds; /* stay the caller's */
+	unsigned nfds;
+	uint64_t timeout_ms; /* 0: no limit */
+	call_fn *fn;
+	void *arg;
+};
+
 /* Ask; fn is called exactly once unless a negative errno is returned. A
  * process that does not answer in time is killed first. */
-int proc_call(struct daemon *d, struct proc *p, struct ctl_msg *m,
-	const void *payload, const int *fds, unsigned nfds, uint64_t timeout_ms,
-	call_fn *fn, void *arg, struct err *e) MUST_USE;
+int proc_call(struct daemon *d, struct proc *p, const struct proc_request *q,
+	struct err *e) MUST_USE;
 /* Without an answer. */
 int proc_send(struct proc *p, struct ctl_msg *m, const void *payload,
 	const int *fds, unsigned nfds) MUST_USE;

@@ -33,6 +33,7 @@ struct pid_info {
 #define PID_INFO_PID 1ULL
 #define PID_INFO_GET _IOWR(0xFF, 11, struct pid_info)
 
+/* The kernel writes *pidfd: NOLINTNEXTLINE(readability-non-const-parameter) */
 static pid_t fork_with_pidfd(bool own_ns, int *pidfd)
 {
 	struct clone_args a = {.flags = CLONE_PIDFD,

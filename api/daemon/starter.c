@@ -67,8 +67,13 @@ static void runs(
 	m.wait_ready.after_ms = s->ready.after_ms;
 	m.wait_ready.timeout_ms = (uint32_t)left_ms(s);
 	m.len = (uint32_t)strlen(s->ready.text);
-	if (proc_call(d, &s->m->p, &m, s->ready.text, NULL, 0,
-		    left_ms(s) + 2000, is_ready, s, &why))
+	if (proc_call(d, &s->m->p,
+		    &(struct proc_request){.m = &m,
+			    .payload = s->ready.text,
+			    .timeout_ms = left_ms(s) + 2000,
+			    .fn = is_ready,
+			    .arg = s},
+		    &why))
 		done(d, s, &why);
 }
 
@@ -87,8 +92,12 @@ static void set_up(
 	s->us.build = us_since(s->began);
 	s->m->us.build = s->us.build;
 	s->step = now_ns();
-	if (proc_call(d, &s->m->p, &m, NULL, NULL, 0, left_ms(s) + 2000, runs,
-		    s, &why))
+	if (proc_call(d, &s->m->p,
+		    &(struct proc_request){.m = &m,
+			    .timeout_ms = left_ms(s) + 2000,
+			    .fn = runs,
+			    .arg = s},
+		    &why))
 		done(d, s, &why);
 }
 
@@ -120,15 +129,29 @@ static int send_setup(struct daemon *d, const struct start *start,
 		fds[nfds++] = start->listener;
 	if (!start->cfg) {
 		m.len = sizeof(o);
-		return proc_call(d, &s->m->p, &m, &o, fds, nfds, left_ms(s),
-			set_up, s, e);
+		return proc_call(d, &s->m->p,
+			&(struct proc_request){.m = &m,
+				.payload = &o,
+				.fds = fds,
+				.nfds = nfds,
+				.timeout_ms = left_ms(s),
+				.fn = set_up,
+				.arg = s},
+			e);
 	}
 	memset(&both, 0, sizeof(both));
 	both.cfg = *start->cfg;
 	both.o = o;
 	m.len = sizeof(both);
-	return proc_call(
-		d, &s->m->p, &m, &both, fds, nfds, left_ms(s), set_up, s, e);
+	return proc_call(d, &s->m->p,
+		&(struct proc_request){.m = &m,
+			.payload = &both,
+			.fds = fds,
+			.nfds = nfds,
+			.timeout_ms = left_ms(s),
+			.fn = set_up,
+			.arg = s},
+		e);
 }
 _Static_assert(sizeof(struct machine_config) % 8 == 0,
 	"overrides follow the configuration without a gap");

@@ -192,8 +192,14 @@ static int setup(struct daemon *d, struct zygote *z, struct err *e)
 	m.setup.version = CTL_VERSION;
 	m.setup.role = CTL_ROLE_ZYGOTE;
 	m.setup.has_base = t->base_fd >= 0;
-	return proc_call(d, &z->p, &m, NULL, fds, t->base_fd >= 0 ? 2 : 1,
-		SETUP_MS, set_up, z, e);
+	return proc_call(d, &z->p,
+		&(struct proc_request){.m = &m,
+			.fds = fds,
+			.nfds = t->base_fd >= 0 ? 2 : 1,
+			.timeout_ms = SETUP_MS,
+			.fn = set_up,
+			.arg = z},
+		e);
 }
 
 void zygote_start(struct daemon *d, struct template *t)

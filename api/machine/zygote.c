@@ -46,6 +46,12 @@ static int send_patiently(
 	return r;
 }
 
+/* Where the number of the clone with this pid stands, or NULL. */
+static uint64_t *number_of(struct zygote *z, pid_t pid)
+{
+	return z->number && pid > 0 && pid < PID_LIMIT ? &z->number[pid] : NULL;
+}
+
 static void reap(struct zygote *z)
 {
 	struct signalfd_siginfo si;
@@ -56,10 +62,11 @@ static void reap(struct zygote *z)
 		return;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		struct ctl_msg m = {.type = CTL_REAPED};
+		const uint64_t *number = number_of(z, pid);
 
-		if (pid >= PID_LIMIT)
+		if (!number)
 			continue;
-		m.reaped.number = z->number[pid];
+		m.reaped.number = *number;
 		m.reaped.wait_status = status;
 		if (send_patiently(z->w->ctl, &m, NULL, 0))
 			z->w->done = true;
@@ -93,7 +100,7 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	struct ctl_msg m = {.type = CTL_CLONED};
 	int listener = c->has_listener ? p->fd[0] : -1;
 	int pair[2], fds[2], r = 0;
-	uint64_t start;
+	uint64_t start, *number;
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
@@ -114,8 +121,9 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	m.cloned.fork_us = (uint32_t)((now_ns() - start) / 1000);
 	m.cloned.number = c->first + i;
 	m.cloned.pid = pid;
-	if (pid < PID_LIMIT)
-		z->number[pid] = c->first + i;
+	number = number_of(z, pid);
+	if (number)
+		*number = c->first + i;
 	fds[0] = pair[0];
 	fds[1] = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (fds[1] < 0)

@@ -248,7 +248,7 @@ static void test_loopback(void **state)
 	assert_in_range(n, 1, 4999);
 	assert_int_equal(in(f, LSR), 0x61);
 	assert_int_equal(in(f, MSR) & 0x4f, 0x0b); /* the cable went */
-	out(f, MCR, 0x14); /* OUT1 is RI in the loop */
+	out(f, MCR, 0x14);                         /* OUT1 is RI in the loop */
 	assert_int_equal(in(f, MSR) & 0x4f, 0x40);
 	out(f, MCR, 0x10);
 	assert_int_equal(in(f, MSR) & 0x4f, 0x04); /* the ring's end */
