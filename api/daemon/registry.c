@@ -17,9 +17,14 @@ struct machine_entry *machine_create_entry(
 	struct daemon *d, enum entry_kind kind, const char *id)
 {
 	struct machine_entry *m = calloc(1, sizeof(*m));
+	struct machine_entry *old = machine_find(d, id);
 
 	if (!m)
 		return NULL;
+	/* A template of the same name had a clone of this number: the id means
+	 * the new one from now on. */
+	if (old && old->kept)
+		machine_forget(d, old);
 	proc_init(&m->p, kind == ENTRY_CLONE ? PROC_CLONE : PROC_MACHINE);
 	m->kind = kind;
 	(void)snprintf(m->id, sizeof(m->id), "%s", id);

@@ -131,6 +131,34 @@ static void test_never_reads(void **state)
 	}
 }
 
+/* The clones of a new template are not taken for those of one of the same name
+ * that was removed. */
+static void test_id_again(void **state)
+{
+	struct daemon *d = *state;
+	struct err why = {.code = -EIO, .msg = "a test"};
+	struct machine_entry *m[900];
+	char id[16];
+
+	for (int round = 0; round < 2; round++) {
+		/* Enough for the map of ids to grow in each round. */
+		unsigned count = round ? ARRAY_SIZE(m) : 600;
+
+		for (unsigned i = 0; i < count; i++) {
+			(void)snprintf(id, sizeof(id), "t-%u", i);
+			m[i] = machine_create_entry(d, ENTRY_MACHINE, id);
+			assert_non_null(m[i]);
+			for (unsigned k = 0; k <= i; k++) {
+				(void)snprintf(id, sizeof(id), "t-%u", k);
+				assert_ptr_equal(machine_find(d, id), m[k]);
+			}
+		}
+		for (unsigned i = 0; i < count; i++)
+			machine_kill(d, m[i], &why);
+		assert_int_equal(d->nended, MAX_ENDED);
+	}
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
@@ -138,6 +166,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_subscribers_gone),
 		TEST(test_never_reads),
+		TEST(test_id_again),
 	};
 
 	return cmocka_run_group_tests_name("daemon_conn", tests, NULL, NULL);
