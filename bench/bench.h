@@ -74,6 +74,9 @@ int bench_template(struct bench *b, const char *label, uint64_t mem,
 	unsigned pool, const char **name);
 /* Wait until the pool is full and nothing is being filled. */
 int bench_pool_full(struct bench *b, const char *name);
+/* Between fresh ones: the VM before this one is closed behind its answer, and
+ * that is not to be measured with the next. */
+void bench_gap(void);
 /* Like cli_error(), for the connection of b. */
 int bench_error(struct bench *b, const struct thaw_error *e);
 

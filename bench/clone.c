@@ -36,6 +36,8 @@ static int many(struct bench *b, const char *name, const char *mode,
 		bench_progress(b, r->name, i, n);
 		if (pooled)
 			rc = bench_pool_full(b, name);
+		else
+			bench_gap();
 		if (!rc)
 			rc = clone_once(b, name, mode, r);
 	}

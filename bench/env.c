@@ -185,6 +185,11 @@ int bench_template(struct bench *b, const char *label, uint64_t mem,
 	return pool ? bench_pool_full(b, *name) : EXIT_DONE;
 }
 
+void bench_gap(void)
+{
+	nap_ms(5);
+}
+
 int bench_pool_full(struct bench *b, const char *name)
 {
 	uint64_t deadline = now_ns() + POOL_TIMEOUT_NS;
