@@ -21,7 +21,7 @@ static const struct opt bench_opts[] = {
 		"use this template of the daemon on --socket"},
 	{"mem", 'm', OPT_SIZE, "SIZE", AT(mem),
 		"guest memory of the templates made (default 128M)"},
-	{"count", 'n', OPT_U64, "N", AT(n),
+	{"count", 'n', OPT_COUNT, "N", AT(n),
 		"how many machines or requests per result"},
 	{"json", 0, OPT_STR, "FILE", AT(json),
 		"write the results as JSON; - is stdout"},

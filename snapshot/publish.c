@@ -33,7 +33,8 @@ static int check_free(const struct publish *p, struct err *e)
 		return err_set(e, -EISDIR, "%s is a directory", p->name);
 	if (p->force && S_ISREG(st.st_mode))
 		return 0;
-	return err_set(e, -EEXIST, "%s exists already", p->name);
+	return err_set(e, -EEXIST, "%s exists already; \"force\" replaces it",
+		p->name);
 }
 
 static int temp_name(struct publish *p)
@@ -159,7 +160,8 @@ int publish_commit(struct publish *p, struct err *e)
 		return err_sys(e, -errno, "fsync of %s", p->name);
 	rc = give_name(p);
 	if (rc == -EEXIST)
-		return err_set(e, rc, "%s exists already", p->name);
+		return err_set(e, rc,
+			"%s exists already; \"force\" replaces it", p->name);
 	if (rc)
 		return err_sys(e, rc, "publishing %s", p->name);
 	rc = sync_dir(p);

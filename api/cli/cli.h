@@ -29,7 +29,8 @@ enum opt_type {
 	OPT_FLAG,  /* bool */
 	OPT_STR,   /* const char * */
 	OPT_U64,   /* uint64_t */
-	OPT_SIZE,  /* uint64_t, "128M" */
+	OPT_COUNT, /* uint64_t, from 1: 0 says that it was not given */
+	OPT_SIZE,  /* uint64_t, "128M", not 0 */
 	OPT_MS,    /* uint64_t milliseconds, given in seconds: "1.5" */
 	OPT_LABEL, /* struct opt_labels: may be repeated */
 	OPT_LATER  /* a planned option that this version refuses */
@@ -154,9 +155,9 @@ struct config_opts {
 		"added to the kernel's command line"}, \
 	{"mem", 'm', OPT_SIZE, "SIZE", offsetof(T, m.mem), \
 		"guest memory, default 128M"}, \
-	{"cpus", 0, OPT_U64, "N", offsetof(T, m.cpus), \
+	{"cpus", 0, OPT_COUNT, "N", offsetof(T, m.cpus), \
 		"virtual CPUs, default 1"}, \
-	{"cid", 0, OPT_U64, "N", offsetof(T, m.cid), \
+	{"cid", 0, OPT_COUNT, "N", offsetof(T, m.cid), \
 		"vsock context id of the guest"}, \
 	{"label", 0, OPT_LABEL, "KEY=VALUE", offsetof(T, m.labels), \
 		"a label, may be repeated"}, \

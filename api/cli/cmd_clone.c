@@ -11,13 +11,13 @@ struct clone_values {
 
 #define AT(m) offsetof(struct clone_values, m)
 static const struct opt clone_opts[] = {
-	{"count", 'n', OPT_U64, "N", AT(count), "how many (default 1)"},
+	{"count", 'n', OPT_COUNT, "N", AT(count), "how many (default 1)"},
 	{"pooled", 0, OPT_FLAG, NULL, AT(pooled),
 		"only clones made ahead of time; fail when none is left"},
 	{"fresh", 0, OPT_FLAG, NULL, AT(fresh), "only new ones"},
 	{"name", 0, OPT_STR, "NAME", AT(name), "name of the clone"},
 	{"hostname", 0, OPT_STR, "NAME", AT(hostname), "the guest's hostname"},
-	{"cid", 0, OPT_U64, "N", AT(cid), "vsock context id"},
+	{"cid", 0, OPT_COUNT, "N", AT(cid), "vsock context id"},
 	{"vsock", 0, OPT_STR, "PATH", AT(vsock),
 		"unix socket for the machine's vsock"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),

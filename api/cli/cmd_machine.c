@@ -24,15 +24,16 @@ static bool hidden(const msgpack_object *m)
 static void print_machine(struct cli *c, const msgpack_object *m)
 {
 	const msgpack_object *mem = thaw_get(m, "memory");
+	const msgpack_object *pids = thaw_get(m, "pids");
 	const msgpack_object *times = thaw_get(m, "times");
 	char id[TEXT_MAX], name[TEXT_MAX], kind[TEXT_MAX], state[TEXT_MAX];
-	char tmpl[TEXT_MAX], size[16], priv[16], age[16];
+	char tmpl[TEXT_MAX], size[16], age[16];
 
-	fprintf(c->out, "%-20s %-8s %-8s %-16s %9s %9s %8s  %s\n",
+	fprintf(c->out, "%-20s %-8s %-8s %-16s %9s %8llu %8s  %s\n",
 		get_text(m, "id", id), get_text(m, "kind", kind),
 		get_text(m, "state", state), get_text(m, "template", tmpl),
 		fmt_size(thaw_get_u64(mem, "size", 0), size),
-		fmt_size(thaw_get_u64(mem, "private", 0), priv),
+		(unsigned long long)thaw_get_u64(pids, "machine", 0),
 		fmt_age(thaw_get_u64(times, "age_ms", 0), age),
 		get_text(m, "name", name));
 }
@@ -53,8 +54,8 @@ static int run_ps(struct cli *c, void *values)
 		thaw_result_free(&r);
 		return rc;
 	}
-	fprintf(c->out, "%-20s %-8s %-8s %-16s %9s %9s %8s  %s\n", "ID", "KIND",
-		"STATE", "TEMPLATE", "MEMORY", "PRIVATE", "AGE", "NAME");
+	fprintf(c->out, "%-20s %-8s %-8s %-16s %9s %8s %8s  %s\n", "ID", "KIND",
+		"STATE", "TEMPLATE", "MEMORY", "PID", "AGE", "NAME");
 	for (uint32_t i = 0; list && list->type == MSGPACK_OBJECT_ARRAY &&
 			     i < list->via.array.size;
 		i++) {
@@ -146,7 +147,9 @@ static int run_logs(struct cli *c, void *values)
 
 const struct command machine_commands[6] = {
 	{"ps", "", "list machines and clones",
-		"PRIVATE is the memory that a machine shares with no other.",
+		"thaw show ID also says how much memory a machine shares and "
+		"how much "
+		"is its own.",
 		ps_opts, sizeof(struct ps_values), 0, 0, CMD_DAEMON | CMD_JSON,
 		run_ps},
 	{"show", "ID", "everything about one machine", NULL, NULL, 0, 1, 1,

@@ -47,21 +47,23 @@ static int run_snapshot(struct cli *c, void *values)
 struct restore_values {
 	const char *name, *hostname, *vsock, *ready;
 	uint64_t cid, timeout_ms;
+	bool eager;
 };
 
 #define AT(m) offsetof(struct restore_values, m)
 static const struct opt restore_opts[] = {
 	{"name", 0, OPT_STR, "NAME", AT(name), "name of the machine"},
 	{"hostname", 0, OPT_STR, "NAME", AT(hostname), "the guest's hostname"},
-	{"cid", 0, OPT_U64, "N", AT(cid), "vsock context id"},
+	{"cid", 0, OPT_COUNT, "N", AT(cid), "vsock context id"},
 	{"vsock", 0, OPT_STR, "PATH", AT(vsock),
 		"unix socket for the machine's vsock"},
 	{"ready", 0, OPT_STR, "agent|TEXT|SECONDS", AT(ready),
 		"wait until the guest is ready (default: do not wait)"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),
 		"for --ready (default 60)"},
+	{"eager", 0, OPT_FLAG, NULL, AT(eager),
+		"load all memory before it starts (always so in this version)"},
 	OPT_NOT_YET("lazy"),
-	OPT_NOT_YET("eager"),
 	OPT_NOT_YET("mac"),
 	OPT_NOT_YET("tap"),
 	OPT_NOT_YET("ip"),

@@ -21,7 +21,7 @@ static const struct opt create_opts[] = {
 		"appears on the console, or SECONDS have passed"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),
 		"give up when the guest is not ready by then (default 60)"},
-	{"max-clones", 0, OPT_U64, "N", AT(max_clones),
+	{"max-clones", 0, OPT_COUNT, "N", AT(max_clones),
 		"most clones alive at once"},
 	{"invoke-timeout", 0, OPT_MS, "SECONDS", AT(invoke_ms),
 		"longest time one invoke may take"},

@@ -151,6 +151,9 @@ int main(int argc, char **argv)
 		return EXIT_DONE;
 	}
 	cmd = find_command(argc, argv, &words);
+	if (!cmd && argc == 2 &&
+		(!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
+		return unknown_command(1, argv, stdout, EXIT_DONE);
 	if (!cmd)
 		return unknown_command(argc, argv, stderr, EXIT_USAGE);
 	return run_command_row(cmd, argc - words, argv + words);

@@ -85,6 +85,11 @@ static int add_label(struct opt_labels *l, const char *s)
 	return 0;
 }
 
+static int not_zero(int rc, const uint64_t *v)
+{
+	return rc ? rc : *v ? 0 : -EINVAL;
+}
+
 static int opt_store(const struct opt *o, void *at, const char *value)
 {
 	switch ((enum opt_type)o->type) {
@@ -96,8 +101,10 @@ static int opt_store(const struct opt *o, void *at, const char *value)
 		return 0;
 	case OPT_U64:
 		return parse_u64(value, at);
+	case OPT_COUNT:
+		return not_zero(parse_u64(value, at), at);
 	case OPT_SIZE:
-		return parse_size(value, at);
+		return not_zero(parse_size(value, at), at);
 	case OPT_MS:
 		return parse_ms(value, at);
 	case OPT_LABEL:

@@ -85,8 +85,8 @@ void machine_pack(struct machine_entry *m, msgpack_packer *p, bool memory)
 		mp_key_str(p, "template", m->t->name);
 	mp_str(p, "pids");
 	(void)msgpack_pack_map(p, 1);
-	mp_key_u64(
-		p, "machine", (uint64_t)(memory ? proc_pid(&m->p) : m->p.pid));
+	mp_key_u64(p, "machine",
+		(uint64_t)(memory ? proc_pid(&m->p) : proc_pid_cheap(&m->p)));
 	pack_memory(m, p, memory);
 	pack_times(m, p);
 	if (vsock)

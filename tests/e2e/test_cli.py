@@ -45,11 +45,14 @@ def test_usage(d):
         out = thaw(None, *cmd.split(), "--help")[0]
         assert out.startswith("usage: thaw " + cmd), out
         assert out == thaw(None, "help", *cmd.split())[0]
+    assert thaw(None, "template", "--help")[0].startswith("usage: thaw template create")
     assert re.match(r"thaw \d+\.\d+", thaw(None, "version")[0])
     thaw(None, "nonsense", code=2)
     thaw(d, "clone", code=2)
     thaw(d, "clone", "t", "--nope", code=2)
     thaw(d, "clone", "t", "-n", "many", code=2)
+    for args in (["clone", "t", "-n", "0"], ["run", "--mem", "0"], ["run", "--cpus", "0"]):
+        thaw(d, *args, code=2)
     thaw(d, "clone", "t", "--pooled", "--fresh", code=2)
     thaw(d, "bench", "nothing", code=2)
 
@@ -80,6 +83,9 @@ def test_template_clone_invoke(d):
     assert len(set(ids)) == 5, ids
     listed = json.loads(thaw(d, "ps", "--json")[0])["machines"]
     assert set(ids) <= {m["id"] for m in listed}
+    if tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups())) >= (6, 13):
+        assert all(os.path.exists("/proc/%d" % m["pids"]["machine"]) for m in listed), listed
+        assert all(m["pids"]["machine"] for m in listed), listed
     assert set(ids) <= {line.split()[0] for line in thaw(d, "ps")[0].splitlines()[1:]}
     for i in ids:
         assert thaw(d, "invoke", i, "--data", "echo hi " + i)[0].strip() == "hi " + i
@@ -123,10 +129,10 @@ def test_snapshot_commands(d):
     thaw(d, "snapshot", i, path, "--force")
     assert "sound" in thaw(None, "verify", path)[0]
     v = json.loads(thaw(None, "verify", path, "--json")[0])
-    assert v["bytes"] == os.path.getsize(path)
+    assert v["bytes"] == os.path.getsize(path) and v["file"] == path and v["ok"] is True
     assert isinstance(json.loads(thaw(None, "inspect", path, "--json")[0]), dict)
     assert len(thaw(None, "inspect", path)[0].splitlines()) > 5
-    back = thaw(d, "restore", path, "--name", "again")[0].strip()
+    back = thaw(d, "restore", path, "--eager", "--name", "again")[0].strip()
     assert thaw(d, "invoke", back, "--data", "echo again")[0].strip() == "again"
     thaw(d, "template", "create", "from-file", "--snapshot", path)
     assert thaw(d, "invoke", "from-file", "--data", "echo more")[0].strip() == "more"
@@ -140,6 +146,8 @@ def test_snapshot_commands(d):
     err = thaw(None, "verify", path, code=5)[1]
     spans = [tuple(map(int, s)) for s in re.findall(r"(\d+)\D{1,5}(\d+)", err)]
     assert any(a <= at <= b for a, b in spans), "no byte range around %d in: %s" % (at, err)
+    v = json.loads(thaw(None, "verify", path, "--json", code=5)[0])
+    assert v["ok"] is False and v["file"] == path and v["error"] in err
     thaw(d, "restore", path, code=5)
     with open(path, "wb") as f:
         f.write(b"not a snapshot")

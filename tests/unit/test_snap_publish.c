@@ -120,7 +120,7 @@ static void test_exists(void **state)
 	(void)state;
 	publish_text(d, "a", "one", false);
 	assert_int_equal(publish_begin(&p, d, "a", false, &e), -EEXIST);
-	assert_string_equal(e.msg, "a exists already");
+	assert_string_equal(e.msg, "a exists already; \"force\" replaces it");
 	publish_abort(&p);
 	/* taken meanwhile */
 	assert_int_equal(publish_begin(&p, d, "b", false, &e), 0);
