@@ -28,12 +28,17 @@ static struct console *get(struct machine_entry *m)
  * open file that the client shares with us: open it once more. */
 static int reopen(int *fd, bool *is_socket, struct err *e)
 {
+	int mode = fcntl(*fd, F_GETFL);
 	char path[40];
 	struct stat st;
 	int mine;
 
-	if (fstat(*fd, &st))
+	if (mode < 0 || fstat(*fd, &st))
 		return err_sys(e, -errno, "console");
+	/* Opening it again must not give the client more than it had. */
+	if ((mode & O_PATH) || (mode & O_ACCMODE) == O_RDONLY)
+		return err_set(e, -EACCES,
+			"console: the descriptor is not open for writing");
 	*is_socket = S_ISSOCK(st.st_mode);
 	if (*is_socket || S_ISREG(st.st_mode))
 		return 0;

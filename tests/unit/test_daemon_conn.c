@@ -4,6 +4,7 @@
  * the order in which the loop would.
  */
 #include "api/daemon/conn.h"
+#include "api/daemon/console.h"
 #include "api/daemon/events.h"
 #include "api/daemon/machine.h"
 #include "api/daemon/template.h"
@@ -12,6 +13,7 @@
 #include "core/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -159,6 +161,29 @@ static void test_id_again(void **state)
 	}
 }
 
+/* The daemon opens a pipe or terminal again, with its own rights. */
+static void test_console_rights(void **state)
+{
+	static const int modes[] = {O_RDONLY, O_PATH, O_WRONLY, O_RDWR};
+	struct daemon *d = *state;
+	struct machine_entry *m;
+	struct err e = {0};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		bool may = i >= 2;
+		char id[16];
+
+		(void)snprintf(id, sizeof(id), "m-%zu", i);
+		m = machine_create_entry(d, ENTRY_MACHINE, id);
+		assert_non_null(m);
+		assert_int_equal(
+			console_attach(
+				m, open("/dev/null", modes[i] | O_CLOEXEC), &e),
+			may ? 0 : -EACCES);
+		machine_discard(d, m);
+	}
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
@@ -167,6 +192,7 @@ int main(void)
 		TEST(test_subscribers_gone),
 		TEST(test_never_reads),
 		TEST(test_id_again),
+		TEST(test_console_rights),
 	};
 
 	return cmocka_run_group_tests_name("daemon_conn", tests, NULL, NULL);
