@@ -45,7 +45,7 @@ static int send_packet(int sock, struct ctl_msg *m, const void *payload,
 	return n < 0 ? -errno : 0;
 }
 
-/* A payload too long for a packet: into a sealed memfd, which goes last. */
+/* A payload too long for a packet: into a memfd, which goes last. */
 static int send_big(int sock, struct ctl_msg *m, const void *payload,
 	const int *fds, unsigned nfds)
 {
@@ -55,7 +55,7 @@ static int send_big(int sock, struct ctl_msg *m, const void *payload,
 
 	if (nfds >= CTL_MAX_FDS || m->len > CTL_MAX_BIG)
 		return -EMSGSIZE;
-	memfd = memfd_create("thaw-payload", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	memfd = memfd_create("thaw-payload", MFD_CLOEXEC);
 	if (memfd < 0)
 		return -errno;
 	r = write_full(memfd, payload, m->len);
@@ -127,8 +127,11 @@ int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf)
 	if (n < 0)
 		return -errno;
 	take_fds(p, &mh);
-	if (n == 0)
+	if (n == 0) {
+		/* An empty packet looks like the end, and may bring some. */
+		ctl_packet_free(p);
 		return 0;
+	}
 	if ((size_t)n < sizeof(p->msg) ||
 		(mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		r = -EBADMSG;

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -51,6 +52,33 @@ static void test_empty_socket(void **state)
 	assert_int_equal(ctl_recv(p->b, &k, p->buf), -EAGAIN);
 	assert_int_equal(shutdown(p->a, SHUT_WR), 0);
 	assert_int_equal(ctl_recv(p->b, &k, p->buf), 0);
+}
+
+/* Descriptors that come with nothing are not kept. */
+static void test_empty_packet(void **state)
+{
+	struct pair *p = *state;
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} space = {0};
+	struct msghdr mh = {
+		.msg_control = space.buf, .msg_controllen = sizeof(space.buf)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
+	struct ctl_packet k;
+	int end[2];
+
+	assert_int_equal(pipe2(end, O_CLOEXEC | O_NONBLOCK), 0);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &end[1], sizeof(int));
+	assert_int_equal(sendmsg(p->a, &mh, 0), 0);
+	close(end[1]);
+	assert_int_equal(ctl_recv(p->b, &k, p->buf), 0);
+	/* The last writer of the pipe is gone. */
+	assert_int_equal(read(end[0], p->buf, 1), 0);
+	close(end[0]);
 }
 
 static void test_payload_and_fds(void **state)
@@ -203,6 +231,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(
 			test_empty_socket, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_empty_packet, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_payload_and_fds, setup, teardown),
 		cmocka_unit_test_setup_teardown(
