@@ -14,7 +14,15 @@ struct listener {
 	char name[256];
 	char path[4096];
 	struct ucred peer;
+	dev_t dev; /* the socket that we made */
+	ino_t ino;
 };
+
+static bool socket_at(const struct listener *l, struct stat *st)
+{
+	return !fstatat(l->dir, l->name, st, AT_SYMLINK_NOFOLLOW) &&
+	       S_ISSOCK(st->st_mode);
+}
 
 /* A path short enough for sun_path, whatever the directory is called. */
 static int address(
@@ -33,6 +41,7 @@ static int bind_as(struct listener *l, int fd, int peer_sock, struct err *e)
 {
 	struct peer_rights rights;
 	struct sockaddr_un a;
+	struct stat st;
 	int r = address(l, "", &a);
 
 	if (r)
@@ -42,6 +51,10 @@ static int bind_as(struct listener *l, int fd, int peer_sock, struct err *e)
 		return r;
 	r = bind(fd, (struct sockaddr *)&a, sizeof(a)) ? -errno : 0;
 	peer_leave(&rights);
+	if (!r && socket_at(l, &st)) {
+		l->dev = st.st_dev;
+		l->ino = st.st_ino;
+	}
 	if (r == -EADDRINUSE)
 		return err_set(e, -EEXIST, "vsock: %s exists", l->path);
 	return r ? err_sys(e, r, "vsock: %s", l->path) : 0;
@@ -108,13 +121,12 @@ int listener_create(struct daemon *d, struct request *r,
 
 void listener_close(struct listener *l)
 {
-	if (l->dir >= 0 && l->name[0]) {
-		struct stat st;
+	struct stat st;
 
-		if (!fstatat(l->dir, l->name, &st, AT_SYMLINK_NOFOLLOW) &&
-			S_ISSOCK(st.st_mode))
-			(void)unlinkat(l->dir, l->name, 0);
-	}
+	/* In a directory like /tmp another user's may stand there by now. */
+	if (l->dir >= 0 && l->name[0] && socket_at(l, &st) &&
+		st.st_dev == l->dev && st.st_ino == l->ino)
+		(void)unlinkat(l->dir, l->name, 0);
 	if (l->dir >= 0)
 		(void)close(l->dir);
 	free(l);

@@ -366,5 +366,22 @@ def test_other_users_rights(d):
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def test_somebody_elses_socket(d):
+    """What stands where a machine's vsock socket was made is not removed."""
+    path = d.dir + "/v"
+    other = socket.socket(socket.AF_UNIX)
+    with d.client() as c:
+        i = c.call("machine.create", {"config": {"memory": "64M"}, "vsock": path})["id"]
+        os.rename(path, path + ".old")
+        other.bind(path)
+        c.call("machine.stop", {"id": i})
+        assert os.path.exists(path)
+        os.unlink(path)
+        i = c.call("machine.create", {"config": {"memory": "64M"}, "vsock": path})["id"]
+        c.call("machine.stop", {"id": i})
+        assert not os.path.exists(path)
+    other.close()
+
+
 if __name__ == "__main__":
     thawtest.main(globals())
