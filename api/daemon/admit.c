@@ -164,7 +164,8 @@ int admit_pool(
 
 int admit_machine(struct daemon *d, struct machine_entry *m, struct err *e)
 {
-	uint64_t bytes = min_u64(m->memory, MACHINE_BYTES);
+	uint64_t bytes =
+		min_u64(m->memory, MACHINE_BYTES) + m->memory / SLOT_SHARE;
 	int r = check_count(d, 0, e);
 
 	if (!r)

@@ -107,8 +107,12 @@ int store_begin(int store, const char *name, struct store_new *n, int *fd,
 			n->temp);
 	n->dir = openat(store, n->temp,
 		O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (n->dir < 0)
-		return err_sys(e, -errno, "opening %s", n->temp);
+	if (n->dir < 0) {
+		int r = err_sys(e, -errno, "opening %s", n->temp);
+
+		(void)unlinkat(store, n->temp, AT_REMOVEDIR);
+		return r;
+	}
 	*fd = openat(
 		n->dir, SNAPSHOT, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	return *fd < 0 ? err_sys(e, -errno, "creating the snapshot") : 0;
