@@ -123,10 +123,11 @@ static uint64_t take_uint(struct cursor *c)
 		return take(c, (size_t)1 << (tag - 0xcc));
 	/* Signed encodings of a number that is not negative are legal. */
 	if (tag >= 0xd0 && tag <= 0xd3) {
-		size_t bytes = (size_t)1 << (tag - 0xd0);
+		static const uint64_t sign[] = {
+			1ULL << 7, 1ULL << 15, 1ULL << 31, 1ULL << 63};
 
-		v = take(c, bytes);
-		c->bad = c->bad || v >> (8 * bytes - 1);
+		v = take(c, (size_t)1 << (tag - 0xd0));
+		c->bad = c->bad || (v & sign[tag - 0xd0]);
 		return v;
 	}
 	c->bad = !c->more;

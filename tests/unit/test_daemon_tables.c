@@ -12,7 +12,6 @@
 
 struct alarm_clock {
 	struct deadline dl;
-	unsigned id;
 	uint64_t at;
 	bool rang;
 };
