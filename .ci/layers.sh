@@ -1,11 +1,13 @@
 #!/bin/bash
 # core <- uffd <- snapshot <- api: a folder includes itself and those left of
 # it. bench and tests may include all.
+all='core|uffd|snapshot|api|bench|tests'
 bad=0
 check() { # folder, regular expression of what it may include
 	local hits
-	hits=$(grep -rnE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"' \
-		--include='*.[chS]' "$1" | grep -vE "include[[:space:]]*\"($2)/")
+	# Angle brackets reach the same files.
+	hits=$(grep -rnE "^[[:space:]]*#[[:space:]]*include[[:space:]]*(\"|<($all)/)" \
+		--include='*.[chS]' "$1" | grep -vE "include[[:space:]]*[\"<]($2)/")
 	[ -z "$hits" ] && return
 	echo "$1/ may include only ($2)/:"
 	echo "$hits"
