@@ -202,6 +202,11 @@ static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 
 void birth_feed(struct daemon *d, struct template *t)
 {
+	/* One that cannot even be asked for fails at once, and failures come
+	 * here: a thousand of them would be a thousand calls deep. */
+	if (t->feeding)
+		return;
+	t->feeding = true;
 	while (t->z && t->z->ready && !list_empty(&t->wants) &&
 		t->z->outstanding < WINDOW) {
 		struct want *w = container_of(t->wants.next, struct want, link);
@@ -213,13 +218,14 @@ void birth_feed(struct daemon *d, struct template *t)
 			n = 1;
 		/* Small messages cost more: wait for room for a whole one. */
 		if (alone && n < BATCH && n < w->count - w->asked && n > 1)
-			return;
+			break;
 		deadline_clear(&d->deadlines, &w->late);
 		/* The next one's turn. */
 		list_del(&w->link);
 		list_add(&t->wants, &w->link);
 		ask(d, t->z, w, (uint32_t)n, w->timeout_ms);
 	}
+	t->feeding = false;
 }
 
 unsigned birth_fill(struct daemon *d, struct template *t, unsigned n)

@@ -22,7 +22,8 @@ struct template
 	struct list all;
 	char name[NAME_LEN];
 	enum template_state state;
-	char error[300];           /* FAILED: why */
+	char error[300]; /* FAILED: why */
+	int error_code;
 	struct creation *creation; /* in progress, or NULL */
 
 	struct machine_config cfg;
@@ -38,6 +39,7 @@ struct template
 	struct deadline retry;
 
 	struct list parked, wants;
+	bool feeding; /* birth_feed() is at work */
 	unsigned nparked, nfilling, nmachines;
 	unsigned fill_failures;
 	uint64_t fill_after; /* now_ns(): not before */

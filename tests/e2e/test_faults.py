@@ -344,6 +344,19 @@ def test_machines_without_privileges(_):
         d.close()
 
 
+def test_many_that_cannot_be_asked_for(_):
+    """A thousand failures in a row do not take a thousand stack frames."""
+    d = Daemon(prefix=["prlimit", "--stack=1000000:1000000"])
+    try:
+        template(d)
+        with d.client() as c:
+            over = [{"vsock": "/nonexistent/x"}] * 1000
+            c.fails("not_found", "clone", {"template": "t", "count": 1000, "mode": "fresh", "overrides": over})
+        works(d)
+    finally:
+        d.close()
+
+
 def test_daemon_ends_while_a_template_is_made(_):
     d = Daemon()
     with d.client() as c:
