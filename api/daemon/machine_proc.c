@@ -141,6 +141,8 @@ void machine_not_ours(struct machine_entry *m)
 
 void machine_reaped(struct daemon *d, struct machine_entry *m, int status)
 {
+	/* The zygote may be heard before the clone itself. */
+	proc_last_words(d, &m->p);
 	if (m->state != ENTRY_ENDED)
 		finish(d, m, status);
 }

@@ -328,13 +328,17 @@ void proc_ctl_event(struct daemon *d, struct proc *p, uint32_t events)
 		gone(d, p); /* its zygote will say how it ended */
 }
 
-void proc_exit_event(struct daemon *d, struct proc *p)
+void proc_last_words(struct daemon *d, struct proc *p)
 {
-	/* What it said before it died comes first. */
 	for (int i = 0; i < 256 && !p->stopped; i++) {
 		if (p->sock < 0 || read_one(d, p) != 1)
 			break;
 	}
+}
+
+void proc_exit_event(struct daemon *d, struct proc *p)
+{
+	proc_last_words(d, p);
 	if (!p->stopped)
 		gone(d, p);
 }

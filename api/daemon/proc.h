@@ -75,6 +75,8 @@ pid_t proc_pid_cheap(struct proc *p);
 /* The loop's events. */
 void proc_ctl_event(struct daemon *d, struct proc *p, uint32_t events);
 void proc_exit_event(struct daemon *d, struct proc *p);
+/* It has ended: what it said before that comes first. */
+void proc_last_words(struct daemon *d, struct proc *p);
 
 /* A child that nobody watches must still be waited for. */
 void proc_remember(struct daemon *d, pid_t pid);

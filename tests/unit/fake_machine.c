@@ -96,7 +96,9 @@ static void invoke(struct fake *f, struct ctl_packet *p)
 	if (told(f, "clone-crashes"))
 		die(SIGSEGV);
 	end.ended.kind = MACHINE_END_CRASH;
-	if (told(f, "clone-ends")) {
+	if (told(f, "clone-ends-late"))
+		(void)usleep(300000);
+	if (told(f, "clone-ends") || told(f, "clone-ends-late")) {
 		f->done = ctl_send(f->ctl, &end, "a\nb\x7f!", NULL, 0) <= 0;
 		return;
 	}

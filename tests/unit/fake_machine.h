@@ -11,6 +11,7 @@
  *   clone-dies       clones die of SIGKILL before they report
  *   clone-crashes    clones die of SIGSEGV when they are invoked
  *   clone-ends       clones report the end of their guest when invoked
+ *   clone-ends-late  the same, 300 ms later
  *   invoke-silent    invokes are not answered
  *   zygote-lies      the zygote passes its own pidfd instead of a clone's
  *   zygote-garbage   the zygote sends messages that nobody expects

@@ -361,6 +361,47 @@ static void test_machine_stopped_on_its_way(void **state)
 	assert_int_equal(gauge(f, "gauges", "machines_ended"), 0);
 }
 
+static pid_t pid_of(struct fixture *f, const char *id)
+{
+	struct thaw_result r;
+	pid_t pid;
+
+	thaw_pack_str(thaw_request(f->t, "machine.show", 1), "id", id);
+	assert_int_equal(thaw_call(f->t, PATIENCE_MS, &r, &f->e), THAW_OK);
+	pid = (pid_t)thaw_get_u64(thaw_get(r.value, "pids"), "machine", 0);
+	thaw_result_free(&r);
+	assert_true(pid > 0);
+	return pid;
+}
+
+/* A zygote that is heard before its clone does not take the clone's last words
+ * away. It is when it had something to say already: here, of another clone. */
+static void test_last_words(void **state)
+{
+	struct fixture *f = *state;
+	struct thaw_result r;
+	msgpack_packer *p;
+	uint32_t id;
+	pid_t other;
+
+	assert_int_equal(make_template(f, "t", "clone-ends-late", 0), THAW_OK);
+	assert_int_equal(clones(f, "t", 2, "fresh", 5000, &r), THAW_OK);
+	thaw_result_free(&r);
+	other = pid_of(f, "t-2");
+	p = thaw_request(f->t, "machine.invoke", 2);
+	thaw_pack_str(p, "id", "t-1");
+	thaw_pack_data(p, "payload", "x", 1);
+	assert_int_equal(thaw_send(f->t, &id, &f->e), THAW_OK);
+	(void)usleep(100000);
+	assert_int_equal(kill(f->daemon, SIGSTOP), 0);
+	assert_int_equal(kill(other, SIGKILL), 0);
+	(void)usleep(500000);
+	assert_int_equal(kill(f->daemon, SIGCONT), 0);
+	assert_int_equal(
+		thaw_wait(f->t, id, PATIENCE_MS, &r, &f->e), THAW_INTERNAL);
+	assert_non_null(strstr(f->e.message, "guest crashed: a?b?!"));
+}
+
 /* A pool that cannot be filled is not tried without end. */
 static void test_pool_backs_off(void **state)
 {
@@ -500,6 +541,7 @@ int main(int argc, char **argv)
 		TEST(test_invokes_that_fail),
 		TEST(test_stopped_on_its_way),
 		TEST(test_machine_stopped_on_its_way),
+		TEST(test_last_words),
 		TEST(test_pool_backs_off),
 		TEST(test_templates_that_fail),
 		TEST(test_hostile_zygote),
