@@ -116,12 +116,26 @@ int proc_spawn(struct daemon *d, struct proc *p, bool own_ns, struct err *e)
 	return 0;
 }
 
+/* A client that the daemon hangs up on must see it, however long this one goes
+ * on. Descriptors 0 to 2 stay. */
+static void close_others(int a, int b)
+{
+	unsigned lo = (unsigned)(a < b ? a : b), hi = (unsigned)(a < b ? b : a);
+
+	if (lo > 3)
+		(void)syscall(SYS_close_range, 3, lo - 1, 0);
+	if (hi > lo + 1)
+		(void)syscall(SYS_close_range, lo + 1, hi - 1, 0);
+	(void)syscall(SYS_close_range, hi + 1, ~0U, 0);
+}
+
 /* No exec: between fork and exit it makes system calls only. */
 static void __attribute__((noreturn)) copier(int from, int to)
 {
 	struct err e = {0};
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	close_others(from, to);
 	_exit(store_copy(from, to, &e) ? -e.code & 0x7f : 0);
 }
 
@@ -190,8 +204,8 @@ pid_t proc_pid(struct proc *p)
 bool proc_is_child(struct proc *p)
 {
 	struct pid_info info = {.mask = PID_INFO_PID};
-	char path[64];
-	pid_t pid;
+	char fdinfo[64], path[64];
+	long pid;
 
 	if (ioctl(p->pidfd, PID_INFO_GET, &info) == 0) {
 		p->pid = (pid_t)info.pid;
@@ -200,9 +214,13 @@ bool proc_is_child(struct proc *p)
 	/* Gone already: the signal will say ESRCH. */
 	if (errno == ESRCH)
 		return true;
-	pid = proc_pid(p);
+	(void)snprintf(
+		fdinfo, sizeof(fdinfo), "/proc/self/fdinfo/%d", p->pidfd);
+	pid = proc_field(fdinfo, "Pid:");
 	if (pid <= 0)
 		return true;
-	(void)snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	return proc_field(path, "PPid:") == p->parent;
+	(void)snprintf(path, sizeof(path), "/proc/%ld/status", pid);
+	/* It may have been waited for between the two. */
+	return proc_field(path, "PPid:") == p->parent ||
+	       proc_field(fdinfo, "Pid:") <= 0;
 }
