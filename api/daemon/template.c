@@ -28,8 +28,8 @@ int template_get(
 		return err_set(
 			e, -EBUSY, "template \"%s\" is being created", name);
 	if ((*t)->state == TEMPLATE_FAILED)
-		return err_set(e, -EIO, "template \"%s\" failed: %s", name,
-			(*t)->error);
+		return err_set(e, (*t)->error_code,
+			"template \"%s\" failed: %s", name, (*t)->error);
 	return 0;
 }
 
@@ -87,6 +87,7 @@ void template_failed(
 {
 	log_error("template \"%s\": %s", t->name, why->msg);
 	(void)snprintf(t->error, sizeof(t->error), "%.290s", why->msg);
+	t->error_code = why->code;
 	t->state = TEMPLATE_FAILED;
 	events_template(d, "template.failed", t);
 	fail_wants(d, t, why);
