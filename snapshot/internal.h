@@ -50,6 +50,10 @@ const struct snap_section *snap_find(
 /* The bytes of a section, checksum checked; *out is malloc()ed. */
 int snap_read_section(const struct snap *s, const struct snap_section *sec,
 	uint64_t max, uint8_t **out, struct err *e) MUST_USE;
+/* The checksum only, through buf of SNAP_CHUNK_SIZE bytes: of sections that
+ * nobody parses, which may be of any length. */
+int snap_check_section(const struct snap *s, const struct snap_section *sec,
+	uint8_t *buf, struct err *e) MUST_USE;
 int snap_load_section(const struct snap *s, const struct snap_section *sec,
 	const struct st_desc *d, void *state, struct err *e) MUST_USE;
 /* The table for a state section's tag, NULL for other sections. */

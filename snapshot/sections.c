@@ -34,18 +34,48 @@ const struct st_desc *snap_section_desc(uint64_t tag)
 	return NULL;
 }
 
+static int check_codec(const struct snap_section *sec, struct err *e)
+{
+	if (sec->codec == SNAP_CODEC_RAW)
+		return 0;
+	return err_set(e, -EOPNOTSUPP,
+		"section %.16s: codec %u is unsupported by this version",
+		sec->name, sec->codec);
+}
+
+static int bad_checksum(const struct snap_section *sec, struct err *e)
+{
+	return snap_bad(e, sec->offset, sec->stored_length,
+		"section %.16s: checksum mismatch", sec->name);
+}
+
+int snap_check_section(const struct snap *s, const struct snap_section *sec,
+	uint8_t *buf, struct err *e)
+{
+	uint64_t at = sec->offset, end = at + sec->stored_length, len;
+	int rc = check_codec(sec, e);
+	uint32_t crc = 0;
+
+	for (; !rc && at < end; at += len) {
+		len = min_u64(end - at, SNAP_CHUNK_SIZE);
+		rc = snap_pread(s->fd, buf, len, at, e);
+		if (!rc)
+			crc = crc32c(crc, buf, len);
+	}
+	if (!rc && crc != sec->crc)
+		rc = bad_checksum(sec, e);
+	return rc;
+}
+
 int snap_read_section(const struct snap *s, const struct snap_section *sec,
 	uint64_t max, uint8_t **out, struct err *e)
 {
 	uint8_t *buf;
-	int rc;
+	int rc = check_codec(sec, e);
 
 	*out = NULL;
-	if (sec->codec != SNAP_CODEC_RAW)
-		return err_set(e, -EOPNOTSUPP,
-			"section %.16s: codec %u is unsupported by this "
-			"version",
-			sec->name, sec->codec);
+	if (rc)
+		return rc;
 	if (sec->stored_length > max)
 		return snap_bad(e, sec->offset, sec->stored_length,
 			"section %.16s: too long", sec->name);
@@ -54,8 +84,7 @@ int snap_read_section(const struct snap *s, const struct snap_section *sec,
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	rc = snap_pread(s->fd, buf, sec->stored_length, sec->offset, e);
 	if (!rc && crc32c(0, buf, sec->stored_length) != sec->crc)
-		rc = snap_bad(e, sec->offset, sec->stored_length,
-			"section %.16s: checksum mismatch", sec->name);
+		rc = bad_checksum(sec, e);
 	if (rc) {
 		free(buf);
 		return rc;

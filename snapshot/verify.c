@@ -109,12 +109,15 @@ static int verify_section(
 	msgpack_unpacked msg;
 	int rc;
 
-	rc = snap_read_section(v->s, sec, sec->stored_length, &buf, e);
+	if (d || sec->tag == SNAP_TAG_METADATA)
+		rc = snap_read_section(v->s, sec, SNAP_MAX_STATE, &buf, e);
+	else
+		rc = snap_check_section(v->s, sec, v->buf, e);
 	if (!rc)
 		rc = note(v, sec->offset, sec->stored_length, false, e);
 	if (rc || sec->tag == SNAP_TAG_MEMORY)
 		return rc;
-	if (!d && sec->tag != SNAP_TAG_METADATA)
+	if (!buf)
 		return snap_check_unknown(sec, e);
 	rc = mp_unpack(buf, sec->stored_length, &mp_default_limits, &msg, &why);
 	if (rc)

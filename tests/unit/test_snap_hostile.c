@@ -5,9 +5,12 @@
 #include "tests/unit/test.h"
 #include "tests/unit/snap_hostile.h"
 
+#include "core/crc32c.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 static void inspect(int fd)
@@ -162,6 +165,54 @@ static void test_unknown_optional(void **state)
 	close(fd);
 }
 
+/* A section of any length costs nothing to verify when nobody knows it. */
+static void test_long_unknown(void **state)
+{
+	static const uint8_t zero[SNAP_CHUNK_SIZE];
+	const uint64_t length = 256 * MIB;
+	struct snap_section *sec, *memory;
+	struct rusage before, after;
+	struct snap_verified v;
+	struct machine m;
+	struct image img;
+	struct err e = {0};
+	int fd;
+
+	(void)state;
+	fake_machine(&m, 4 * MIB, MEM_PRIVATE);
+	fd = fake_snapshot(&m);
+	img.n = (size_t)lseek(fd, 0, SEEK_END);
+	img.p = malloc(img.n);
+	assert_int_equal(pread(fd, img.p, img.n, 0), img.n);
+	sec = image_section(&img, SNAP_TAG_METADATA);
+	memset(img.p + sec->offset, 0, sec->stored_length);
+	sec->tag = 0x1234;
+	sec->offset = img.n;
+	sec->stored_length = sec->raw_length = length;
+	sec->crc = 0;
+	for (uint64_t at = 0; at < length; at += sizeof(zero))
+		sec->crc = crc32c(sec->crc, zero, sizeof(zero));
+	image_memory(&img)->data_offset = img.n + length;
+	memory = image_section(&img, SNAP_TAG_MEMORY);
+	memory->crc = crc32c(0, img.p + memory->offset, memory->stored_length);
+	image_header(&img)->file_length = img.n + length;
+	image_header(&img)->section_table_crc =
+		crc32c(0, img.p + image_header(&img)->section_table_offset,
+			image_header(&img)->section_count * sizeof(*sec));
+	image_header(&img)->crc =
+		crc32c(0, img.p, offsetof(struct snap_header, crc));
+	image_store(&img, fd);
+	assert_int_equal(ftruncate(fd, (off_t)(img.n + length)), 0);
+	assert_int_equal(getrusage(RUSAGE_SELF, &before), 0);
+	if (snap_verify(fd, &v, NULL, NULL, &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(getrusage(RUSAGE_SELF, &after), 0);
+	assert_in_range(after.ru_maxrss - before.ru_maxrss, 0, 64 * 1024);
+	image_free(&img);
+	machine_destroy(&m);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -170,6 +221,7 @@ int main(void)
 		cmocka_unit_test(test_shared_chunk),
 		cmocka_unit_test(test_shared_leaf),
 		cmocka_unit_test(test_unknown_optional),
+		cmocka_unit_test(test_long_unknown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
