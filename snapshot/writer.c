@@ -9,6 +9,7 @@
 #include "core/version.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,6 +212,7 @@ static int front_write(struct front *f, int fd, struct err *e)
 
 static int check_may_write(const struct machine *m, int fd, struct err *e)
 {
+	int mode = fcntl(fd, F_GETFL);
 	struct stat st;
 
 	if (m->parked ||
@@ -218,8 +220,12 @@ static int check_may_write(const struct machine *m, int fd, struct err *e)
 			m->state != MACHINE_BUILT))
 		return err_set(e, -EBUSY, "the machine is %s, not paused",
 			m->parked ? "parked" : machine_state_name(m->state));
-	if (fstat(fd, &st))
+	if (mode < 0 || fstat(fd, &st))
 		return err_sys(e, -errno, "snapshot file");
+	/* pwrite(2): there every write goes to the end, whatever its place. */
+	if (mode & O_APPEND)
+		return err_set(
+			e, -EINVAL, "snapshot file: is open for appending");
 	if (!S_ISREG(st.st_mode) || st.st_size)
 		return err_set(
 			e, -EINVAL, "snapshot file: not an empty regular file");

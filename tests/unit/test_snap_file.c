@@ -177,6 +177,23 @@ static void test_refusals(void **state)
 	machine_destroy(&m);
 }
 
+/* A client's descriptor may be open for appending: then writes go astray. */
+static void test_append(void **state)
+{
+	struct snap_write_opts o = {0};
+	struct snap_written w;
+	struct err e = {0};
+	struct machine m;
+	int fd = fake_file();
+
+	(void)state;
+	fake_machine(&m, 16 * MIB, MEM_PRIVATE);
+	assert_int_equal(fcntl(fd, F_SETFL, O_APPEND), 0);
+	assert_int_equal(snap_write(&m, fd, &o, &w, &e), -EINVAL);
+	close(fd);
+	machine_destroy(&m);
+}
+
 /* Errors of the file system come through with the place. */
 static void test_write_errors(void **state)
 {
@@ -282,6 +299,7 @@ int main(void)
 		cmocka_unit_test(test_builder_does_not_grow),
 		cmocka_unit_test(test_empty_memory_is_small),
 		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_append),
 		cmocka_unit_test(test_write_errors),
 		cmocka_unit_test(test_full_disk),
 		cmocka_unit_test(test_other_machine),
