@@ -59,7 +59,7 @@ int bench_clone_run(struct bench *b)
 	rc = many(b, fresh, "fresh", r, n);
 	(void)snprintf(r->note, sizeof(r->note),
 		"clone call to result: acknowledged and running; each answered "
-		"afterwards");
+		"afterwards; 5 ms between calls");
 	if (!rc)
 		rc = bench_template(b, "pooled", b->o->mem, POOL, &pooled);
 	if (rc)

@@ -66,7 +66,8 @@ static int one_size(
 		if (!r->note[0])
 			(void)snprintf(r->note, sizeof(r->note),
 				"invoke echo, %s guest%s", fmt_size(mem, size),
-				i ? ", pool full before each call" : "");
+				i ? ", pool full before each call"
+				  : ", 5 ms between calls");
 	}
 	return rc;
 }
