@@ -84,10 +84,11 @@ int bench_error(struct bench *b, const struct thaw_error *e);
 struct clones {
 	char (*id)[64]; /* owned */
 	size_t n;
+	double us; /* the request, as its client sees it */
 };
-/* One clone request. *us: client's time. Steps go into r when not NULL. */
+/* One clone request. Steps go into r when not NULL. */
 int bench_clone(struct bench *b, const char *name, uint32_t count,
-	const char *mode, struct clones *out, double *us, struct result *r);
+	const char *mode, struct clones *out, struct result *r);
 void clones_free(struct clones *cl);
 /* Clone, ask, discard: one invoke. */
 int bench_invoke(

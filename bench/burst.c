@@ -16,12 +16,12 @@ static int round_once(
 	struct bench *b, const char *name, struct burst *s, uint32_t n)
 {
 	const struct timespec settle = {.tv_sec = 2};
-	double create_us = 0, answer_us = 0;
+	double answer_us = 0;
 	struct clones cl;
 	uint64_t ok = 0;
 	int rc, bad;
 
-	rc = bench_clone(b, name, n, "fresh", &cl, &create_us, s->create);
+	rc = bench_clone(b, name, n, "fresh", &cl, s->create);
 	if (!rc)
 		rc = bench_ask_all(b, &cl, &ok, &answer_us);
 	s->all->n += n;
@@ -31,8 +31,8 @@ static int round_once(
 	s->answer->n += n;
 	s->answer->ok += ok;
 	if (!rc) {
-		bad = series_add(&s->all->us, create_us + answer_us) |
-		      series_add(&s->create->us, create_us) |
+		bad = series_add(&s->all->us, cl.us + answer_us) |
+		      series_add(&s->create->us, cl.us) |
 		      series_add(&s->answer->us, answer_us);
 		if (bad)
 			rc = cli_fail(b->c, EXIT_FAILED, "out of memory");

@@ -12,13 +12,13 @@ static int clone_once(
 {
 	struct clones cl;
 	uint64_t ok = 0;
-	double us = 0, ask_us;
-	int rc = bench_clone(b, name, 1, mode, &cl, &us, r);
+	double ask_us;
+	int rc = bench_clone(b, name, 1, mode, &cl, r);
 
 	if (!rc)
 		rc = bench_ask_all(b, &cl, &ok, &ask_us);
 	r->n++;
-	if (!rc && ok == 1 && !series_add(&r->us, us))
+	if (!rc && ok == 1 && !series_add(&r->us, cl.us))
 		r->ok++;
 	if (!rc)
 		rc = bench_stop_all(b, &cl);

@@ -89,13 +89,13 @@ static int create_some(
 	for (int i = 0; !rc && i < n; i++) {
 		struct clones one;
 		uint64_t ok = 0;
-		double us = 0, ask;
+		double ask;
 
-		rc = bench_clone(b, name, 1, "fresh", &one, &us, r);
+		rc = bench_clone(b, name, 1, "fresh", &one, r);
 		if (!rc)
 			rc = bench_ask_all(b, &one, &ok, &ask);
 		r->n++;
-		if (!rc && ok == 1 && !series_add(&r->us, us))
+		if (!rc && ok == 1 && !series_add(&r->us, one.us))
 			r->ok++;
 		if (!rc)
 			rc = bench_stop_all(b, &one);
@@ -138,7 +138,7 @@ static int fill(struct bench *b, const char *name, uint32_t n,
 
 	d->thawd_before = proc_kib(b->thawd, "smaps_rollup", "Private_Dirty:");
 	if (!rc)
-		rc = bench_clone(b, name, n, "fresh", cl, &us, NULL);
+		rc = bench_clone(b, name, n, "fresh", cl, NULL);
 	if (!rc)
 		rc = bench_ask_all(b, cl, &r->ok, &us);
 	r->n = n;

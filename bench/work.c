@@ -57,7 +57,7 @@ static int take_clones(struct bench *b, const msgpack_object *result,
 }
 
 int bench_clone(struct bench *b, const char *name, uint32_t count,
-	const char *mode, struct clones *out, double *us, struct result *r)
+	const char *mode, struct clones *out, struct result *r)
 {
 	uint64_t start = now_ns();
 	struct thaw_result res;
@@ -67,7 +67,7 @@ int bench_clone(struct bench *b, const char *name, uint32_t count,
 	*out = (struct clones){0};
 	if (thaw_clone(b->t, name, count, mode, &res, &e))
 		return bench_error(b, &e);
-	*us = us_since(start);
+	out->us = us_since(start);
 	rc = take_clones(b, res.value, out, r);
 	thaw_result_free(&res);
 	return rc;
