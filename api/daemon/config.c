@@ -280,12 +280,28 @@ char *config_labels_json(const struct config *c)
 	return text;
 }
 
+/* "--ready 0.5" is a fraction. */
+static int ready_seconds(const msgpack_object *o, uint32_t *ms, struct err *e)
+{
+	uint64_t s = 0;
+	int rc;
+
+	if ((o->type == MSGPACK_OBJECT_FLOAT64 ||
+		    o->type == MSGPACK_OBJECT_FLOAT32) &&
+		o->via.f64 >= 0 && o->via.f64 <= 3600) {
+		*ms = (uint32_t)(o->via.f64 * 1000 + 0.5);
+		return 0;
+	}
+	rc = param_uint(o, "ready.seconds", 0, 3600, &s, e);
+	*ms = (uint32_t)(s * 1000);
+	return rc;
+}
+
 int ready_parse(const msgpack_object *o, struct ready *r, struct err *e)
 {
 	const msgpack_object *text = mp_get(o, "text");
 	const msgpack_object *seconds = mp_get(o, "seconds");
 	struct text t = {0};
-	uint64_t s = 0;
 	int rc;
 
 	memset(r, 0, sizeof(*r));
@@ -301,10 +317,8 @@ int ready_parse(const msgpack_object *o, struct ready *r, struct err *e)
 			"ready: must be \"agent\", {\"text\": string} or "
 			"{\"seconds\": number}");
 	if (seconds) {
-		rc = param_uint(seconds, "ready.seconds", 0, 3600, &s, e);
 		r->kind = CTL_READY_AFTER;
-		r->after_ms = (uint32_t)(s * 1000);
-		return rc;
+		return ready_seconds(seconds, &r->after_ms, e);
 	}
 	rc = param_text(text, "ready.text", sizeof(r->text) - 1, &t, e);
 	if (!rc && !t.n)
