@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -310,13 +311,22 @@ void vsock_unix_opened(struct vsock_stream *s)
 	vsock_stream_poke(s);
 }
 
+/* An event may be of the socket that had this slot before, when both were in
+ * one batch of the loop. Of what it says only this is believed: */
+static bool has_hung_up(const struct vsock_stream *s)
+{
+	struct pollfd pfd = {.fd = s->fd};
+
+	return poll(&pfd, 1, 0) == 1 && pfd.revents & (POLLHUP | POLLERR);
+}
+
 void vsock_unix_event(struct vsock_stream *s, uint32_t events)
 {
 	if (s->fd < 0)
 		return;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		s->can_read = true;
-	if (events & (EPOLLHUP | EPOLLERR))
+	if (events & (EPOLLHUP | EPOLLERR) && has_hung_up(s))
 		s->hup = true;
 	if (s->state == VS_LINE) {
 		if (s->can_read)

@@ -85,6 +85,28 @@ static void line_byte_by_byte(void **state)
 	(void)close(fd);
 }
 
+/* The event of a socket that had the slot before. */
+static void event_of_another(void **state)
+{
+	struct fg_packet p;
+	int fd = client_new();
+
+	(void)state;
+	client_say(&g, fd, "CONNECT 5000\n");
+	fg_expect(&g, &p, VSOCK_OP_REQUEST);
+	for (unsigned i = 0; i < VSOCK_MAX_STREAMS; i++)
+		vsock_ops.event(&g.v->vd.dev, VSOCK_W_STREAM + i,
+			EPOLLIN | EPOLLRDHUP | EPOLLHUP);
+	fg_expect_none(&g);
+	fg_send(&g, VSOCK_OP_RESPONSE, GPORT, p.h.src_port, 0, NULL, 0);
+	client_say(&g, fd, "still here");
+	fg_expect(&g, &p, VSOCK_OP_RW);
+	(void)close(fd);
+	fg_run(&g);
+	fg_expect(&g, &p, VSOCK_OP_SHUTDOWN);
+	assert_int_equal(p.h.flags, VSOCK_SHUT_BOTH);
+}
+
 static void half_close_by_the_client(void **state)
 {
 	struct fg_packet p;
@@ -414,6 +436,7 @@ int main(void)
 		T(connect_and_talk),
 		T(data_behind_the_line),
 		T(line_byte_by_byte),
+		T(event_of_another),
 		T(half_close_by_the_client),
 		T(half_close_by_the_guest),
 		T(bulk_to_the_guest),
