@@ -85,7 +85,7 @@ static bool cpu_has(const char *flag)
 
 /* The processor's flags come first: a loaded kvm_intel without VT-x serves
  * nobody, and kvm_pvm serves although SVM may be there. */
-enum kvm_kind kvm_host_kind(void)
+static enum kvm_kind host_kind(void)
 {
 	if (access("/sys/module/kvm", F_OK) && access("/dev/kvm", F_OK))
 		return KVM_KIND_NONE;
@@ -144,7 +144,7 @@ int kvm_open(const char *path, struct kvm_host *h, struct err *e)
 	int v;
 
 	memset(h, 0, sizeof(*h));
-	h->kind = kvm_host_kind();
+	h->kind = host_kind();
 	h->fd = open_device(path, e);
 	if (h->fd < 0)
 		return h->fd;
@@ -174,13 +174,4 @@ void kvm_close(struct kvm_host *h)
 	if (h->fd >= 0)
 		(void)close(h->fd);
 	h->fd = -1;
-}
-
-int kvm_host_cap(const struct kvm_host *h, uint32_t cap)
-{
-	for (unsigned i = 0; i < h->ncaps; i++) {
-		if (h->caps[i].cap->cap == cap)
-			return h->caps[i].value;
-	}
-	return 0;
 }

@@ -54,10 +54,6 @@ struct kvm_host {
  * On -EOPNOTSUPP for a capability the caps are filled, for "thaw doctor". */
 int kvm_open(const char *path, struct kvm_host *h, struct err *e) MUST_USE;
 void kvm_close(struct kvm_host *h);
-/* Needs no /dev/kvm: what this host would offer. */
-enum kvm_kind kvm_host_kind(void);
-/* Value of one capability as probed, 0 when missing or not in the tables. */
-int kvm_host_cap(const struct kvm_host *h, uint32_t cap);
 
 /* ioctl() that goes on after a signal; result or -errno. */
 int kvm_ioctl(int fd, unsigned long req, void *arg);

@@ -48,7 +48,8 @@ bool snap_is_zero(const void *p, size_t len)
 	return len == 0 || (b[0] == 0 && memcmp(b, b + 1, len - 1) == 0);
 }
 
-bool snap_is_text(const char *s, size_t size)
+/* A text field: printable ASCII, then zero bytes to the end. */
+static bool is_text(const char *s, size_t size)
 {
 	size_t n = strnlen(s, size);
 
@@ -139,7 +140,7 @@ static int check_header(const struct snap_header *h, struct err *e)
 		return snap_bad(e, AT(page_size), "page size %u", h->page_size);
 	if (snap_is_zero(h->uuid, sizeof(h->uuid)))
 		return snap_bad(e, AT(uuid), "no uuid");
-	if (!snap_is_text(h->writer, sizeof(h->writer)))
+	if (!is_text(h->writer, sizeof(h->writer)))
 		return snap_bad(e, AT(writer), "not a text");
 	if (strnlen(h->parent_path, sizeof(h->parent_path)) ==
 		sizeof(h->parent_path))
@@ -217,7 +218,7 @@ static int check_section(const struct snap *s, uint32_t i, struct err *e)
 	uint64_t table = s->h.section_table_offset;
 	uint64_t at = table + i * sizeof(*sec);
 
-	if (!snap_is_text(sec->name, sizeof(sec->name)))
+	if (!is_text(sec->name, sizeof(sec->name)))
 		return snap_bad(e, at, sizeof(*sec), "section %u: name", i);
 	if (!sec->tag || !sec->version || sec->reserved ||
 		(sec->flags & ~SNAP_SECTION_REQUIRED))

@@ -34,8 +34,6 @@ int snap_bad(struct err *e, uint64_t offset, uint64_t len, const char *fmt, ...)
 int snap_pread(int fd, void *buf, uint64_t len, uint64_t offset,
 	struct err *e) MUST_USE;
 bool snap_is_zero(const void *p, size_t len);
-/* A text field: printable ASCII, then zero bytes to the end. */
-bool snap_is_text(const char *s, size_t size);
 
 /* header.c: each reads and checks one thing of s->fd into s. */
 int snap_read_header(struct snap *s, struct err *e) MUST_USE;

@@ -33,7 +33,7 @@ static bool kvm_usable(void)
 	return true;
 }
 
-int cli_exit_of(const struct thaw_error *e)
+static int exit_of(const struct thaw_error *e)
 {
 	switch (e->code) {
 	case THAW_OK:
@@ -64,7 +64,7 @@ int cli_exit_of(const struct thaw_error *e)
 
 int cli_error(const struct cli *c, const struct thaw_error *e)
 {
-	return cli_fail(c, cli_exit_of(e), "%s", e->message);
+	return cli_fail(c, exit_of(e), "%s", e->message);
 }
 
 int cli_connect(struct cli *c)

@@ -101,7 +101,6 @@ int cli_fail(const struct cli *c, int exit_code, const char *fmt, ...)
 	PRINTF(3, 4);
 /* The daemon's or the library's error; the code decides the exit code. */
 int cli_error(const struct cli *c, const struct thaw_error *e);
-int cli_exit_of(const struct thaw_error *e);
 /* Connect, starting a private daemon if need be. */
 int cli_connect(struct cli *c);
 /* Send the request under construction and wait; shows what and the seconds on
@@ -117,8 +116,6 @@ int cli_abspath(const char *path, char *out, size_t size) MUST_USE;
  * more arguments, NULL-terminated, or NULL. *pid: its process. */
 int daemon_start(const struct cli *c, const char *socket,
 	const char *const *extra, struct thaw **t, pid_t *pid);
-/* The directory of the running executable, "" when unknown. */
-void daemon_bindir(char *out, size_t size);
 
 /* json.c */
 json_t *json_of(const msgpack_object *o); /* new reference or NULL */

@@ -15,7 +15,8 @@
 #define START_TIMEOUT_NS 10000000000ULL
 #define MAX_EXTRA        16
 
-void daemon_bindir(char *out, size_t size)
+/* The directory of the running executable, "" when unknown. */
+static void bindir(char *out, size_t size)
 {
 	ssize_t n = readlink("/proc/self/exe", out, size - 1);
 	char *slash;
@@ -46,7 +47,7 @@ static void child_exec(const char *socket, const char *const *extra, int log_fd)
 	for (unsigned i = 0; extra && extra[i] && i < MAX_EXTRA; i++)
 		argv[n++] = extra[i];
 	argv[n] = NULL;
-	daemon_bindir(dir, sizeof(dir));
+	bindir(dir, sizeof(dir));
 	(void)snprintf(path, sizeof(path), "%s/thawd", dir);
 	/* execv() takes pointers to non-const for history's sake only. */
 	(void)execv(path, (char *const *)(uintptr_t)argv);

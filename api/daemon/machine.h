@@ -107,7 +107,4 @@ void machine_not_ours(struct machine_entry *m);
 /* CTL_REAPED of a clone. */
 void machine_reaped(struct daemon *d, struct machine_entry *m, int status);
 
-/* machine_show.c */
-void machine_pack(struct machine_entry *m, msgpack_packer *p, bool memory);
-
 #endif

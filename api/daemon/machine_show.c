@@ -65,7 +65,8 @@ static void pack_times(const struct machine_entry *m, msgpack_packer *p)
 	mp_key_u64(p, "go", m->us.go);
 }
 
-void machine_pack(struct machine_entry *m, msgpack_packer *p, bool memory)
+static void pack_machine(
+	struct machine_entry *m, msgpack_packer *p, bool memory)
 {
 	bool vsock = m->listener && listener_path(m->listener)[0];
 	bool clone = m->kind == ENTRY_CLONE;
@@ -115,9 +116,9 @@ int machine_list_method(
 	(void)msgpack_pack_map(p, 1);
 	mp_str(p, "machines");
 	(void)msgpack_pack_array(p, d->nmachines + d->nended);
-	list_for_each(it, &d->machines) machine_pack(
+	list_for_each(it, &d->machines) pack_machine(
 		container_of(it, struct machine_entry, all), p, false);
-	list_for_each(it, &d->ended) machine_pack(
+	list_for_each(it, &d->ended) pack_machine(
 		container_of(it, struct machine_entry, all), p, false);
 	request_end(r);
 	return 0;
@@ -131,7 +132,7 @@ int machine_show_method(
 
 	if (rc)
 		return rc;
-	machine_pack(m, request_begin(r), true);
+	pack_machine(m, request_begin(r), true);
 	request_end(r);
 	return 0;
 }

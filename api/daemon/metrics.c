@@ -38,16 +38,6 @@ static const char *const histogram_names[] = {
 };
 _Static_assert(ARRAY_SIZE(histogram_names) == NHISTOGRAMS_, "one name each");
 
-const char *counter_name(enum counter c)
-{
-	return counter_names[c];
-}
-
-const char *histogram_name(enum histogram_id h)
-{
-	return histogram_names[h];
-}
-
 /* Values below 8 have a bucket each; above, 8 buckets per power of two. */
 static unsigned bucket_of(uint64_t v)
 {

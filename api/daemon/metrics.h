@@ -62,8 +62,6 @@ void histogram_add(struct histogram *h, uint64_t value);
  * never above the largest value; 0 when there are none. */
 uint64_t histogram_percentile(const struct histogram *h, double share);
 
-const char *counter_name(enum counter c);
-const char *histogram_name(enum histogram_id h);
 /* The maps "counters" and "histograms", keys included. */
 void metrics_pack_counters(const struct metrics *m, msgpack_packer *p);
 void metrics_pack_histograms(const struct metrics *m, msgpack_packer *p);

@@ -68,9 +68,6 @@ unsigned template_clones(const struct template *t);
 /* A machine of the template ends. */
 void template_leave(struct daemon *d, struct machine_entry *m);
 
-/* template_show.c */
-void template_pack(const struct template *t, msgpack_packer *p);
-
 /* pool.c */
 /* A parked clone, no longer in the pool, or NULL. */
 struct machine_entry *pool_take(struct daemon *d, struct template *t);

@@ -65,7 +65,7 @@ static void pack_counters(const struct template *t, msgpack_packer *p)
 	mp_key_u64(p, "invokes", t->invokes);
 }
 
-void template_pack(const struct template *t, msgpack_packer *p)
+static void pack_template(const struct template *t, msgpack_packer *p)
 {
 	static const char *const states[] = {
 		[TEMPLATE_CREATING] = "loading",
@@ -103,7 +103,7 @@ int template_list_method(
 	mp_str(p, "templates");
 	(void)msgpack_pack_array(p, d->ntemplates);
 	list_for_each(it, &d->templates)
-		template_pack(container_of(it, struct template, all), p);
+		pack_template(container_of(it, struct template, all), p);
 	request_end(r);
 	return 0;
 }
@@ -115,7 +115,7 @@ int template_show_method(
 
 	if (!t)
 		return err_set(e, -ENOENT, "no template \"%s\"", a->name);
-	template_pack(t, request_begin(r));
+	pack_template(t, request_begin(r));
 	request_end(r);
 	return 0;
 }

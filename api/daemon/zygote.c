@@ -101,7 +101,8 @@ void zygote_gone(struct daemon *d, struct zygote *z, int status)
 		lost(d, t, &e);
 }
 
-void zygote_check(struct daemon *d, struct zygote *z)
+/* End a retired one that has no clones left. */
+static void check(struct daemon *d, struct zygote *z)
 {
 	struct err e = {.code = -ESRCH, .msg = "the zygote was retired"};
 
@@ -109,7 +110,8 @@ void zygote_check(struct daemon *d, struct zygote *z)
 		zygote_kill(d, z, &e);
 }
 
-void zygote_retire(struct daemon *d, struct zygote *z, const char *why)
+/* Make no more clones with it and end it after its last clone. */
+static void retire(struct daemon *d, struct zygote *z, const char *why)
 {
 	struct template *t = z->t;
 
@@ -122,7 +124,7 @@ void zygote_retire(struct daemon *d, struct zygote *z, const char *why)
 		t->z = NULL;
 	list_add(&t->retired, &z->link);
 	pool_discard(d, t);
-	zygote_check(d, z);
+	check(d, z);
 	t->state = TEMPLATE_LOADING;
 	t->starts = 0;
 	zygote_start(d, t);
@@ -254,9 +256,9 @@ static void reaped(struct daemon *d, struct zygote *z, struct ctl_packet *p)
 	if (z->p.stopped)
 		return;
 	if (bad)
-		zygote_retire(d, z, "the process of a clone crashed");
+		retire(d, z, "the process of a clone crashed");
 	else
-		zygote_check(d, z);
+		check(d, z);
 }
 
 void zygote_message(struct daemon *d, struct zygote *z, struct ctl_packet *p)

@@ -17,13 +17,9 @@ struct zygote {
 /* A new one, when the template has none. Failure is handled: it is tried again
  * a few times, then the template is FAILED. */
 void zygote_start(struct daemon *d, struct template *t);
-/* Make no more clones with it and end it after its last clone. */
-void zygote_retire(struct daemon *d, struct zygote *z, const char *why);
 void zygote_kill(struct daemon *d, struct zygote *z, const struct err *why);
 /* Keep the base that came with an answer, if it is sealed. */
 void zygote_keep_base(struct template *t, struct ctl_packet *p);
-/* End a retired one that has no clones left. */
-void zygote_check(struct daemon *d, struct zygote *z);
 
 void zygote_message(struct daemon *d, struct zygote *z, struct ctl_packet *p);
 void zygote_gone(struct daemon *d, struct zygote *z, int status);
