@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -87,6 +88,17 @@ int store_open(const char *state_dir, struct err *e)
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return err_sys(e, -errno, "opening %s", path);
+	/* What another one is making looks like leftovers to us. */
+	if (flock(fd, LOCK_EX | LOCK_NB)) {
+		r = errno == EWOULDBLOCK
+			    ? err_set(e, -EBUSY,
+				      "another thawd keeps its templates in "
+				      "%s; use --state-dir for a second one",
+				      state_dir)
+			    : err_sys(e, -errno, "locking %s", path);
+		(void)close(fd);
+		return r;
+	}
 	remove_leftovers(fd);
 	return fd;
 }

@@ -20,7 +20,7 @@ struct store_meta {
 };
 
 /* Opens (and makes) DIR/templates and removes leftovers; the result is its
- * descriptor. */
+ * descriptor, and holds a lock: -EBUSY when another daemon has it. */
 int store_open(const char *state_dir, struct err *e) MUST_USE;
 /* Begin a template; *fd is its empty snapshot file, owned by the caller. */
 int store_begin(int store, const char *name, struct store_new *n, int *fd,

@@ -241,6 +241,12 @@ def test_two_daemons(d):
         capture_output=True, text=True, timeout=10,
     )
     assert r.returncode == 1 and d.sock in r.stderr, r
+    r = subprocess.run(
+        [thawtest.program("thawd"), "--socket", d.dir + "/other.sock", "--state-dir", d.state],
+        capture_output=True, text=True, timeout=10,
+    )
+    assert r.returncode == 1 and d.state in r.stderr, r
+    assert not os.path.exists(d.dir + "/other.sock")
     works_or_template(d)
 
 
