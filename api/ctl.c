@@ -162,20 +162,9 @@ void ctl_packet_free(struct ctl_packet *p)
 	p->payload = NULL;
 }
 
-int ctl_reply(int sock, const struct ctl_msg *request, struct ctl_msg *answer,
-	const void *payload, const int *fds, unsigned nfds)
+void ctl_make_reply(const struct ctl_msg *request, struct ctl_msg *m)
 {
-	answer->type = request->type;
-	answer->req = request->req;
-	answer->flags |= CTL_F_REPLY;
-	return ctl_send(sock, answer, payload, fds, nfds);
-}
-
-int ctl_reply_error(
-	int sock, const struct ctl_msg *request, const struct err *e)
-{
-	struct ctl_msg m = {.status = e->code < 0 ? e->code : -EIO};
-
-	m.len = (uint32_t)strlen(e->msg);
-	return ctl_reply(sock, request, &m, e->msg, NULL, 0);
+	m->type = request->type;
+	m->req = request->req;
+	m->flags |= CTL_F_REPLY;
 }

@@ -221,10 +221,8 @@ int ctl_send(int sock, struct ctl_msg *m, const void *payload, const int *fds,
  * 1: p is filled; 0: end of file; -EAGAIN; -EBADMSG: not a valid message. */
 int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf) MUST_USE;
 void ctl_packet_free(struct ctl_packet *p);
-/* Answer a request: ctl_reply() copies type and req. status < 0 sends e. */
-int ctl_reply(int sock, const struct ctl_msg *request, struct ctl_msg *answer,
-	const void *payload, const int *fds, unsigned nfds) MUST_USE;
-int ctl_reply_error(
-	int sock, const struct ctl_msg *request, const struct err *e) MUST_USE;
+/* Make m the answer to a request: same type and req. One of an error has a
+ * negative status and its message as payload. */
+void ctl_make_reply(const struct ctl_msg *request, struct ctl_msg *m);
 
 #endif

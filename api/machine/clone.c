@@ -5,7 +5,6 @@
 #include "core/vsock.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,15 +27,9 @@ struct hatch {
 
 static void send_hatched(struct worker *w, struct ctl_msg *m, const char *text)
 {
-	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
-	int r;
-
 	m->type = CTL_HATCHED;
 	m->len = (uint32_t)strlen(text);
-	do
-		r = ctl_send(w->ctl, m, text, NULL, 0);
-	while (r == -EAGAIN && poll(&pfd, 1, 10000) > 0);
-	if (r)
+	if (worker_send(w, m, text, NULL, 0))
 		w->done = true;
 }
 

@@ -44,16 +44,26 @@ void worker_fini(struct worker *w)
 	free(w->buf);
 }
 
-void worker_reply(struct worker *w, const struct ctl_msg *request,
-	struct ctl_msg *answer, const void *payload, const int *fds,
-	unsigned nfds)
+int worker_send(const struct worker *w, struct ctl_msg *m, const void *payload,
+	const int *fds, unsigned nfds)
 {
 	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
 	int r;
 
 	do {
-		r = ctl_reply(w->ctl, request, answer, payload, fds, nfds);
+		r = ctl_send(w->ctl, m, payload, fds, nfds);
 	} while (r == -EAGAIN && poll(&pfd, 1, SEND_PATIENCE_MS) > 0);
+	return r;
+}
+
+void worker_reply(struct worker *w, const struct ctl_msg *request,
+	struct ctl_msg *answer, const void *payload, const int *fds,
+	unsigned nfds)
+{
+	int r;
+
+	ctl_make_reply(request, answer);
+	r = worker_send(w, answer, payload, fds, nfds);
 	/* Without its daemon a machine has no reason to go on. */
 	if (r)
 		w->done = true;
@@ -183,16 +193,13 @@ static void read_ctl(struct worker *w)
 static void guest_ended(struct worker *w)
 {
 	struct ctl_msg m = {.type = CTL_ENDED};
-	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
-	int r;
 
 	/* Its last words may not have had their turn yet. */
 	console_flush(w);
 	m.ended.kind = w->m.end.kind;
 	m.len = (uint32_t)strnlen(w->m.end.text, sizeof(w->m.end.text));
-	do
-		r = ctl_send(w->ctl, &m, w->m.end.text, NULL, 0);
-	while (r == -EAGAIN && poll(&pfd, 1, SEND_PATIENCE_MS) > 0);
+	/* A daemon that is gone has no use for it. */
+	(void)!worker_send(w, &m, w->m.end.text, NULL, 0);
 	w->done = true;
 }
 

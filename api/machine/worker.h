@@ -83,7 +83,10 @@ void worker_ready_tick(struct worker *w);
 /* A free call slot, or NULL. */
 struct worker_call *worker_call_get(
 	struct worker *w, const struct ctl_msg *request);
-/* Send, waiting a bounded time for room in the socket. */
+/* ctl_send(), but waits a bounded time for room in the socket. */
+int worker_send(const struct worker *w, struct ctl_msg *m, const void *payload,
+	const int *fds, unsigned nfds) MUST_USE;
+/* Answer, with the same patience. */
 void worker_reply(struct worker *w, const struct ctl_msg *request,
 	struct ctl_msg *answer, const void *payload, const int *fds,
 	unsigned nfds);

@@ -24,8 +24,7 @@
  */
 
 /* Enough for every pid that Linux can give (PID_MAX_LIMIT). */
-#define PID_LIMIT   (4 * 1024 * 1024)
-#define PATIENCE_MS 10000
+#define PID_LIMIT (4 * 1024 * 1024)
 
 struct zygote {
 	struct worker *w; /* borrowed; the template */
@@ -33,18 +32,6 @@ struct zygote {
 	uint64_t *number; /* owned: clone number by pid; sparse mapping */
 	pid_t pid;
 };
-
-static int send_patiently(
-	int ctl, struct ctl_msg *m, const int *fds, unsigned nfds)
-{
-	struct pollfd pfd = {.fd = ctl, .events = POLLOUT};
-	int r;
-
-	do
-		r = ctl_send(ctl, m, NULL, fds, nfds);
-	while (r == -EAGAIN && poll(&pfd, 1, PATIENCE_MS) > 0);
-	return r;
-}
 
 /* Where the number of the clone with this pid stands, or NULL. */
 static uint64_t *number_of(struct zygote *z, pid_t pid)
@@ -68,7 +55,7 @@ static void reap(struct zygote *z)
 			continue;
 		m.reaped.number = *number;
 		m.reaped.wait_status = status;
-		if (send_patiently(z->w->ctl, &m, NULL, 0))
+		if (worker_send(z->w, &m, NULL, NULL, 0))
 			z->w->done = true;
 	}
 }
@@ -129,7 +116,7 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	if (fds[1] < 0)
 		r = err_sys(e, -errno, "pidfd of a clone");
 	else
-		r = send_patiently(z->w->ctl, &m, fds, 2);
+		r = worker_send(z->w, &m, NULL, fds, 2);
 	/* A clone that the daemon never heard of sees its socket close. */
 	(void)close(pair[0]);
 	if (fds[1] >= 0)

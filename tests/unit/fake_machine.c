@@ -32,17 +32,16 @@ static bool told(const struct fake *f, const char *what)
 static void answer(struct fake *f, const struct ctl_msg *q, struct ctl_msg *m,
 	const void *payload, const int *fds, unsigned nfds)
 {
-	if (ctl_reply(f->ctl, q, m, payload, fds, nfds))
+	ctl_make_reply(q, m);
+	if (ctl_send(f->ctl, m, payload, fds, nfds))
 		f->done = true;
 }
 
 static void refuse(struct fake *f, const struct ctl_msg *q, const char *text)
 {
-	struct err e = {0};
+	struct ctl_msg m = {.status = -EIO, .len = (uint32_t)strlen(text)};
 
-	err_set(&e, -EIO, "%s", text);
-	if (ctl_reply_error(f->ctl, q, &e))
-		f->done = true;
+	answer(f, q, &m, text, NULL, 0);
 }
 
 static void setup(struct fake *f, struct ctl_packet *p)

@@ -212,11 +212,11 @@ static void test_errors_travel(void **state)
 {
 	struct pair *p = *state;
 	struct ctl_msg request = {.type = CTL_PAUSE, .req = 3};
-	struct err e;
+	struct ctl_msg m = {.status = -EBUSY, .len = 7};
 	struct ctl_packet k;
 
-	err_set(&e, -EBUSY, "not %s", "now");
-	assert_int_equal(ctl_reply_error(p->a, &request, &e), 0);
+	ctl_make_reply(&request, &m);
+	assert_int_equal(ctl_send(p->a, &m, "not now", NULL, 0), 0);
 	assert_int_equal(ctl_recv(p->b, &k, p->buf), 1);
 	assert_int_equal(k.msg.type, CTL_PAUSE);
 	assert_int_equal(k.msg.req, 3);
