@@ -13,7 +13,6 @@
 # The last line is "N passed, N failed, N skipped".
 
 cd "$(dirname "$0")/.." || exit 1
-set -m # a process group for every job
 
 build=$PWD/${BUILD:-build}
 logs=${TEST_LOGS:-$build/test-logs}
@@ -114,9 +113,13 @@ run_one() {
 	esac
 
 	start=$EPOCHREALTIME
+	# A process group for the test, and only for it: with job control on, what
+	# we run ourselves gets the terminal, and a Ctrl-C then is not for us.
+	set -m
 	TMPDIR=$tmp XDG_RUNTIME_DIR=$tmp timeout -k 5 "$t" "${cmd[@]}" \
 		>"$log" 2>&1 </dev/null &
 	pid=$!
+	set +m
 	wait "$pid" 2>/dev/null
 	rc=$?
 	took=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')

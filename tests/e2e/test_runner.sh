@@ -44,6 +44,34 @@ rc=$?
 [ ! -e "$(cat "$MARKS/dir")" ] || fail "its directory is left"
 ! grep -q fine.sh "$TMPDIR/out" || fail "the next test ran"
 
+# At a terminal, and between tests: Ctrl-C goes to whoever has the terminal then.
+quick=()
+for ((i = 0; i < 300; i++)); do
+	quick+=("$TMPDIR/quick$i.sh")
+	echo "exit 0" >"${quick[-1]}"
+done
+for ((i = 0; i < 4; i++)); do
+	/usr/bin/python3 - "${quick[@]}" >"$TMPDIR/out" <<'END' || fail "Ctrl-C was lost"
+import os, pty, select, sys, time
+
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv("tests/run.sh", ["tests/run.sh"] + sys.argv[1:])
+out, start, sent = b"", time.monotonic(), False
+while time.monotonic() - start < 30:
+    if select.select([fd], [], [], 0.05)[0]:
+        try:
+            out += os.read(fd, 65536)
+        except OSError:
+            break
+    if not sent and out.count(b"\n") > 8:
+        sent = os.write(fd, b"\x03") == 1
+text = out.decode(errors="replace")
+print(text[-2000:])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 130 or "interrupted" not in text)
+END
+done
+
 tests/run.sh "$TMPDIR/leaver.sh" "$TMPDIR/fine.sh" >"$TMPDIR/out" 2>&1 &&
 	fail "what was left behind did not count"
 ! runs "$MARKS/left" || fail "what was left still runs"
