@@ -5,7 +5,7 @@
  */
 #include "bench/bench.h"
 
-#define POOL 16
+#define POOL 16 /* the note of create_pooled says so */
 
 static int clone_once(
 	struct bench *b, const char *name, const char *mode, struct result *r)
@@ -67,7 +67,7 @@ int bench_clone_run(struct bench *b)
 	r = bench_result(b, "create_pooled");
 	rc = many(b, pooled, "pooled", r, n);
 	(void)snprintf(r->note, sizeof(r->note),
-		"pool of %d, full before each call; each answered afterwards",
-		POOL);
+		"full pool (%s) before each call; each answered afterwards",
+		b->o->template_name ? "the template's" : "of 16");
 	return rc;
 }
