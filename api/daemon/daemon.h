@@ -95,7 +95,7 @@ struct daemon {
 
 	struct list conns;
 	unsigned nconns;
-	bool some_doomed; /* conn.doomed of at least one */
+	bool some_doomed;        /* conn.doomed of at least one */
 	struct list subscribers; /* connections that asked for events */
 
 	struct strmap machine_by_id;
