@@ -41,6 +41,17 @@ static json_t *text(const char *data, size_t len)
 	return j ? j : base64(data, len);
 }
 
+/* JSON numbers of jansson are signed; a double would lose digits. */
+static json_t *unsigned_of(uint64_t v)
+{
+	char s[24];
+
+	if (v <= INT64_MAX)
+		return json_integer((json_int_t)v);
+	(void)snprintf(s, sizeof(s), "%llu", (unsigned long long)v);
+	return json_string(s);
+}
+
 static json_t *array_of(const msgpack_object_array *a)
 {
 	json_t *j = json_array();
@@ -74,10 +85,7 @@ json_t *json_of(const msgpack_object *o)
 	case MSGPACK_OBJECT_BOOLEAN:
 		return json_boolean(o->via.boolean);
 	case MSGPACK_OBJECT_POSITIVE_INTEGER:
-		/* JSON numbers of jansson are signed. */
-		if (o->via.u64 > INT64_MAX)
-			return json_real((double)o->via.u64);
-		return json_integer((json_int_t)o->via.u64);
+		return unsigned_of(o->via.u64);
 	case MSGPACK_OBJECT_NEGATIVE_INTEGER:
 		return json_integer(o->via.i64);
 	case MSGPACK_OBJECT_FLOAT32:

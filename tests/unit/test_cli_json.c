@@ -56,6 +56,9 @@ static void test_out(void **state)
 	JSON_IS("\xc4\x01\xff", "\"base64:/w==\"");
 	/* A key that is no string has no place in JSON. */
 	JSON_IS("\x81\x01\x02", "{}");
+	/* above what a JSON integer holds: no digit may be lost */
+	JSON_IS("\xcf\xff\xff\xff\xff\x80\x00\x00\x01",
+		"\"18446744071562067969\"");
 }
 
 static void test_round_trip(void **state)
