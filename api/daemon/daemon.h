@@ -109,12 +109,13 @@ struct daemon {
 	struct list templates;
 	unsigned ntemplates;
 
-	struct list helpers;  /* inspections in progress */
-	unsigned active;      /* requests that wait for a clone */
-	uint64_t quiet_since; /* now_ns() when active became 0 */
-	struct deadline fill; /* pool filling goes on */
-	uint64_t fill_due;    /* at the latest then, while .fill is set */
-	struct deadline idle; /* --idle-exit */
+	struct list helpers;    /* inspections in progress */
+	unsigned active;        /* requests that wait for a clone */
+	uint64_t quiet_since;   /* now_ns() when active became 0 */
+	struct deadline fill;   /* pool filling goes on */
+	uint64_t fill_due;      /* at the latest then, while .fill is set */
+	struct deadline accept; /* out of descriptors: listen again then */
+	struct deadline idle;   /* --idle-exit */
 	struct admission adm;
 	struct metrics metrics;
 	struct host host;

@@ -92,6 +92,14 @@ static int bind_socket(struct daemon *d, struct err *e)
 	return 0;
 }
 
+#define REST_NS 200000000ULL
+
+static int watch_listener(struct daemon *d)
+{
+	return loop_add(&d->loop, d->listen_fd, EPOLLIN,
+		(union ev_ref){.ptr = &d->on_listener});
+}
+
 int server_listen(struct daemon *d, struct err *e)
 {
 	int r;
@@ -110,8 +118,7 @@ int server_listen(struct daemon *d, struct err *e)
 	if (r)
 		return r;
 	d->on_listener.type = EV_LISTENER;
-	r = loop_add(&d->loop, d->listen_fd, EPOLLIN,
-		(union ev_ref){.ptr = &d->on_listener});
+	r = watch_listener(d);
 	return r ? err_sys(e, r, "epoll") : 0;
 }
 
@@ -133,6 +140,25 @@ void server_unlisten(struct daemon *d)
 	d->lock_fd = -1;
 }
 
+static void rested(struct daemon *d, struct deadline *dl)
+{
+	int r = d->listen_fd < 0 ? 0 : watch_listener(d);
+
+	if (r)
+		log_warning("listening again: %s", strerror(-r));
+	if (r)
+		deadline_set(&d->deadlines, dl, now_ns() + REST_NS, rested);
+}
+
+/* The client that waits keeps the listener ready: without a rest the loop
+ * would do nothing else until somebody leaves. */
+static void rest(struct daemon *d)
+{
+	log_warning("no descriptor for a new client");
+	loop_del(&d->loop, d->listen_fd);
+	deadline_set(&d->deadlines, &d->accept, now_ns() + REST_NS, rested);
+}
+
 void server_accept(struct daemon *d)
 {
 	for (int i = 0; i < 16; i++) {
@@ -141,7 +167,7 @@ void server_accept(struct daemon *d)
 
 		if (fd < 0) {
 			if (errno == EMFILE || errno == ENFILE)
-				log_warning("no descriptor for a new client");
+				rest(d);
 			return;
 		}
 		if (d->nconns >= CONN_MAX || d->stopping) {

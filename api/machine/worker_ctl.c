@@ -100,7 +100,7 @@ static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	struct snap_write_opts o = {0};
 	struct snap_written out;
 	struct ctl_msg m = {0};
-	uint64_t start = now_ns(), end;
+	uint64_t start = now_ns();
 	int r;
 
 	if (p->nfds != 1)
@@ -108,7 +108,6 @@ static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	r = pause_machine(w, e);
 	if (!r)
 		r = snap_write(&w->m, p->fd[0], &o, &out, e);
-	end = now_ns();
 	if (running && w->m.state == MACHINE_PAUSED) {
 		struct err e2 = {0};
 
@@ -121,7 +120,7 @@ static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	m.frozen.bytes = out.file_bytes;
 	m.frozen.pages = out.pages_present;
 	m.frozen.pause_us = running ? (uint32_t)((now_ns() - start) / 1000) : 0;
-	m.frozen.total_us = (uint32_t)((end - start) / 1000);
+	m.frozen.total_us = (uint32_t)((now_ns() - start) / 1000);
 	worker_reply(w, &p->msg, &m, NULL, NULL, 0);
 	return 0;
 }

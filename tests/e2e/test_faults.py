@@ -5,6 +5,7 @@ is left behind, the daemon goes on serving.
 
 import os
 import random
+import resource
 import signal
 import time
 
@@ -285,6 +286,35 @@ def test_memory_limit(_):
             text = c.fails("exhausted", "clone", {"template": "t", "count": 2000, "mode": "fresh"})
             assert "memory" in text.lower(), text
             wait_for(lambda: len(d.machines()) <= before)
+    finally:
+        d.close()
+
+
+def test_out_of_descriptors(_):
+    """A client that finds no descriptor waits; the daemon does not spin."""
+    d = Daemon()
+
+    def ticks():
+        with open("/proc/%d/stat" % d.proc.pid) as f:
+            return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+
+    try:
+        resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (d.fds() + 8,) * 2)
+        clients = []
+        try:
+            while len(clients) < 40:
+                clients.append(d.client(0.5))
+                clients[-1].call("server.info")
+        except TimeoutError:
+            pass
+        assert len(clients) < 40
+        before = ticks()
+        time.sleep(1)
+        assert ticks() - before < 20, "busy with a client it cannot serve"
+        for c in clients:
+            c.close()
+        with d.client() as c:
+            assert c.call("server.info")["pid"] == d.proc.pid
     finally:
         d.close()
 
