@@ -144,10 +144,10 @@ static void rested(struct daemon *d, struct deadline *dl)
 {
 	int r = d->listen_fd < 0 ? 0 : watch_listener(d);
 
-	if (r)
-		log_warning("listening again: %s", strerror(-r));
-	if (r)
-		deadline_set(&d->deadlines, dl, now_ns() + REST_NS, rested);
+	if (!r)
+		return;
+	log_warning("listening again: %s", strerror(-r));
+	deadline_set(&d->deadlines, dl, now_ns() + REST_NS, rested);
 }
 
 /* The client that waits keeps the listener ready: without a rest the loop
