@@ -76,7 +76,19 @@ interrupted() {
 	exit 130
 }
 trap interrupted INT TERM HUP
-trap 'group_end now; tmp_end; rm -rf "$bin"' EXIT
+
+# bash forgets a Ctrl-C that arrives while a command of its own ends normally:
+# it takes it for that command's affair. SIGTERM it does not forget.
+/usr/bin/python3 -c '
+import os, signal, time
+runner = os.getppid()
+signal.signal(signal.SIGINT, lambda *_: os.kill(runner, signal.SIGTERM))
+while os.getppid() == runner:
+    time.sleep(1)' </dev/null >/dev/null 2>&1 &
+watcher=$!
+disown
+
+trap 'group_end now; tmp_end; rm -rf "$bin"; kill "$watcher" 2>/dev/null' EXIT
 
 # Counts TAP lines of a log into p, f and s; false when it has no plan.
 count_tap() {
