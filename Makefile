@@ -90,7 +90,7 @@ include tests/tests.mk
 
 MAKE_HERE = $(MAKE) --no-print-directory -j$(JOBS)
 
-.PHONY: deps demo bench install clean lint format help
+.PHONY: deps demo check check-unit bench install clean lint format help
 
 deps: ## install what a build and the tests need (Debian, as root)
 	@.ci/deps.sh build check
@@ -100,6 +100,15 @@ deps: ## install what a build and the tests need (Debian, as root)
 demo: deps ## build, boot, freeze, clone a thousand times
 	@$(MAKE_HERE) all
 	@PATH="$(abspath $(BUILD)):$$PATH" bench/demo.sh
+
+check: deps ## all tests, the unit tests also with ASan and UBSan
+	@$(MAKE_HERE) tests
+	@$(MAKE_HERE) SAN=address,undefined unit-tests
+	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(KVM_BIN) $(E2E)
+
+check-unit: ## only the unit tests
+	@$(MAKE_HERE) unit-tests
+	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN)
 
 bench: deps ## all benchmarks; writes bench/RESULTS.md
 	@$(MAKE_HERE) all

@@ -74,6 +74,7 @@ int bench_template(struct bench *b, const char *label, uint64_t mem,
 	unsigned pool, const char **name);
 /* Wait until the pool is full and nothing is being filled. */
 int bench_pool_full(struct bench *b, const char *name);
+#define BENCH_POOL 16 /* of a template for pooled figures; the notes say so */
 /* Between fresh ones: the VM before this one is closed behind its answer, and
  * that is not to be measured with the next. */
 void bench_gap(void);
@@ -93,6 +94,15 @@ void clones_free(struct clones *cl);
 /* Clone, ask, discard: one invoke. */
 int bench_invoke(
 	struct bench *b, const char *name, const char *mode, struct result *r);
+/* Two kinds of figure are the same loop around one thing that is timed. */
+struct bench_loop {
+	const char *name; /* of the template */
+	const char *mode; /* "pooled": from a full pool; else a gap before */
+	uint64_t n;
+	int (*once)(struct bench *b, const char *name, const char *mode,
+		struct result *r);
+};
+int bench_repeat(struct bench *b, const struct bench_loop *l, struct result *r);
 /* Ask every clone something of its own, many at a time. *ok: right answers. */
 int bench_ask_all(
 	struct bench *b, const struct clones *cl, uint64_t *ok, double *us);

@@ -5,8 +5,6 @@
  */
 #include "bench/bench.h"
 
-#define POOL 16 /* the note of create_pooled says so */
-
 static int clone_once(
 	struct bench *b, const char *name, const char *mode, struct result *r)
 {
@@ -26,29 +24,10 @@ static int clone_once(
 	return rc;
 }
 
-static int many(struct bench *b, const char *name, const char *mode,
-	struct result *r, uint64_t n)
-{
-	bool pooled = mode[0] == 'p';
-	int rc = EXIT_DONE;
-
-	for (uint64_t i = 0; !rc && i < n; i++) {
-		bench_progress(b, r->name, i, n);
-		if (pooled)
-			rc = bench_pool_full(b, name);
-		else
-			bench_gap();
-		if (!rc)
-			rc = clone_once(b, name, mode, r);
-	}
-	bench_progress(b, r->name, n, n);
-	return rc;
-}
-
 int bench_clone_run(struct bench *b)
 {
 	uint64_t n = b->o->n ? b->o->n : 1000;
-	const char *pooled, *fresh;
+	const char *pooled = NULL, *fresh;
 	struct result *r;
 	int rc;
 
@@ -56,16 +35,19 @@ int bench_clone_run(struct bench *b)
 	if (rc)
 		return rc;
 	r = bench_result(b, "create_fresh");
-	rc = many(b, fresh, "fresh", r, n);
+	rc = bench_repeat(
+		b, &(struct bench_loop){fresh, "fresh", n, clone_once}, r);
 	(void)snprintf(r->note, sizeof(r->note),
 		"clone call to result: acknowledged and running; each answered "
 		"afterwards; 5 ms between calls");
 	if (!rc)
-		rc = bench_template(b, "pooled", b->o->mem, POOL, &pooled);
+		rc = bench_template(
+			b, "pooled", b->o->mem, BENCH_POOL, &pooled);
 	if (rc)
 		return rc;
 	r = bench_result(b, "create_pooled");
-	rc = many(b, pooled, "pooled", r, n);
+	rc = bench_repeat(
+		b, &(struct bench_loop){pooled, "pooled", n, clone_once}, r);
 	(void)snprintf(r->note, sizeof(r->note),
 		"full pool (%s) before each call; each answered afterwards",
 		b->o->template_name ? "the template's" : "of 16");

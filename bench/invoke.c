@@ -1,27 +1,6 @@
 /* From the call to the answer, and what an empty call costs. */
 #include "bench/bench.h"
 
-#define POOL 16
-
-static int many(struct bench *b, const char *name, const char *mode,
-	struct result *r, uint64_t n)
-{
-	bool pooled = mode[0] == 'p';
-	int rc = EXIT_DONE;
-
-	for (uint64_t i = 0; !rc && i < n; i++) {
-		bench_progress(b, r->name, i, n);
-		if (pooled)
-			rc = bench_pool_full(b, name);
-		else
-			bench_gap();
-		if (!rc)
-			rc = bench_invoke(b, name, mode, r);
-	}
-	bench_progress(b, r->name, n, n);
-	return rc;
-}
-
 static int empty_calls(struct bench *b, uint64_t n)
 {
 	struct result *r = bench_result(b, "api_empty");
@@ -58,11 +37,14 @@ static int one_size(
 		const char *name;
 		struct result *r;
 
-		rc = bench_template(b, names[i], mem, i ? POOL : 0, &name);
+		rc = bench_template(
+			b, names[i], mem, i ? BENCH_POOL : 0, &name);
 		if (rc)
 			return rc;
 		r = bench_result(b, names[i]);
-		rc = many(b, name, modes[i], r, n);
+		rc = bench_repeat(b,
+			&(struct bench_loop){name, modes[i], n, bench_invoke},
+			r);
 		if (!r->note[0])
 			(void)snprintf(r->note, sizeof(r->note),
 				"invoke echo, %s guest%s", fmt_size(mem, size),

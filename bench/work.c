@@ -178,6 +178,23 @@ static int run_pipeline(struct bench *b, struct pipeline *p)
 	return rc;
 }
 
+int bench_repeat(struct bench *b, const struct bench_loop *l, struct result *r)
+{
+	int rc = EXIT_DONE;
+
+	for (uint64_t i = 0; !rc && i < l->n; i++) {
+		bench_progress(b, r->name, i, l->n);
+		if (l->mode[0] == 'p')
+			rc = bench_pool_full(b, l->name);
+		else
+			bench_gap();
+		if (!rc)
+			rc = l->once(b, l->name, l->mode, r);
+	}
+	bench_progress(b, r->name, l->n, l->n);
+	return rc;
+}
+
 int bench_ask_all(
 	struct bench *b, const struct clones *cl, uint64_t *ok, double *us)
 {

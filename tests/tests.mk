@@ -52,18 +52,9 @@ $(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
 SAN_BUILD := build-address-undefined
 SAN_UNIT = $(patsubst $(BUILD)/%,$(SAN_BUILD)/%,$(UNIT_BIN) $(FUZZ_BIN))
 
-.PHONY: tests unit-tests check check-unit check-san fuzz
+.PHONY: tests unit-tests check-san fuzz
 unit-tests: $(UNIT_BIN) $(FUZZ_BIN)
 tests: all unit-tests $(KVM_BIN) ## build the tests
-
-check: deps ## all tests, the unit tests also with ASan and UBSan
-	@$(MAKE_HERE) tests
-	@$(MAKE_HERE) SAN=address,undefined unit-tests
-	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(KVM_BIN) $(E2E)
-
-check-unit: ## only the unit tests
-	@$(MAKE_HERE) unit-tests
-	@tests/run.sh $(UNIT_BIN) $(FUZZ_BIN)
 
 check-san: ## unit tests of a sanitizer build: SAN=thread
 	@$(MAKE_HERE) unit-tests

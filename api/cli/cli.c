@@ -145,6 +145,21 @@ int cli_call1(struct cli *c, const char *method, const char *key,
 	return cli_call(c, method, r);
 }
 
+int cli_show(struct cli *c, const char *method, const char *key)
+{
+	struct thaw_result r;
+	int rc = cli_call1(c, method, key, c->arg[0], &r);
+
+	if (rc)
+		return rc;
+	if (c->json)
+		rc = json_print(c, r.value);
+	else
+		print_map(c->out, r.value, 0);
+	thaw_result_free(&r);
+	return rc;
+}
+
 int cli_abspath(const char *path, char *out, size_t size)
 {
 	char cwd[4096];

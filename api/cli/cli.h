@@ -109,6 +109,8 @@ int cli_call(struct cli *c, const char *what, struct thaw_result *r);
 /* thaw_request() with a single string parameter (or none: key NULL). */
 int cli_call1(struct cli *c, const char *method, const char *key,
 	const char *value, struct thaw_result *r);
+/* Ask for the thing named by the first argument and print all of it. */
+int cli_show(struct cli *c, const char *method, const char *key);
 /* Absolute path of a file named by the user. -ENAMETOOLONG. */
 int cli_abspath(const char *path, char *out, size_t size) MUST_USE;
 

@@ -68,19 +68,8 @@ static int run_ps(struct cli *c, void *values)
 
 static int run_show(struct cli *c, void *values)
 {
-	struct thaw_result r;
-	int rc;
-
 	(void)values;
-	rc = cli_call1(c, "machine.show", "id", c->arg[0], &r);
-	if (rc)
-		return rc;
-	if (c->json)
-		rc = json_print(c, r.value);
-	else
-		print_map(c->out, r.value, 0);
-	thaw_result_free(&r);
-	return rc;
+	return cli_show(c, "machine.show", "id");
 }
 
 /* pause, resume and stop take any number of ids; all are tried. */

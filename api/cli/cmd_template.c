@@ -157,19 +157,8 @@ static int run_ls(struct cli *c, void *values)
 
 static int run_show(struct cli *c, void *values)
 {
-	struct thaw_result r;
-	int rc;
-
 	(void)values;
-	rc = cli_call1(c, "template.show", "name", c->arg[0], &r);
-	if (rc)
-		return rc;
-	if (c->json)
-		rc = json_print(c, r.value);
-	else
-		print_map(c->out, r.value, 0);
-	thaw_result_free(&r);
-	return rc;
+	return cli_show(c, "template.show", "name");
 }
 
 struct rm_values {

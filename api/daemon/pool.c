@@ -11,8 +11,7 @@
  * time. Two exceptions, because a pool that stays empty makes every request
  * slow: where requests never leave such a moment it begins after PATIENCE_NS
  * all the same, and below half of its size a pool is filled at once, one clone
- * at a time. (Measured with one client without pauses, pool of 64, 2 cores: p50
- * of an invoke 1.0 ms instead of 2.0, 480 a second instead of 350.)
+ * at a time.
  */
 #define QUIET_NS     1500000ULL
 #define PATIENCE_NS  20000000ULL
