@@ -15,13 +15,21 @@ union cmsg_space {
 };
 
 static int send_packet(int sock, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds)
+	const struct ctl_fd *fds, unsigned nfds)
 {
+	int raw[CTL_MAX_FDS];
 	union cmsg_space space = {0};
 	struct iovec iov[2] = {{m, sizeof(*m)}, {NULL, 0}};
 	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 1};
 	ssize_t n;
 
+	memset(m->fd, 0, sizeof(m->fd));
+	m->nfds = nfds;
+	for (unsigned i = 0; i < nfds; i++) {
+		raw[i] = fds[i].fd;
+		m->fd[i].kind = fds[i].kind;
+		m->fd[i].index = fds[i].index;
+	}
 	if (payload) {
 		/* sendmsg() does not write: the cast only drops const */
 		memcpy(&iov[1].iov_base, &payload, sizeof(payload));
@@ -37,7 +45,7 @@ static int send_packet(int sock, struct ctl_msg *m, const void *payload,
 		c->cmsg_level = SOL_SOCKET;
 		c->cmsg_type = SCM_RIGHTS;
 		c->cmsg_len = CMSG_LEN(sizeof(int) * nfds);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * nfds);
+		memcpy(CMSG_DATA(c), raw, sizeof(int) * nfds);
 	}
 	do
 		n = sendmsg(sock, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -47,10 +55,10 @@ static int send_packet(int sock, struct ctl_msg *m, const void *payload,
 
 /* A payload too long for a packet: into a memfd, which goes last. */
 static int send_big(int sock, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds)
+	const struct ctl_fd *fds, unsigned nfds)
 {
 	AUTO_FD memfd = -1;
-	int all[CTL_MAX_FDS];
+	struct ctl_fd all[CTL_MAX_FDS];
 	int r;
 
 	if (nfds >= CTL_MAX_FDS || m->len > CTL_MAX_BIG)
@@ -63,13 +71,13 @@ static int send_big(int sock, struct ctl_msg *m, const void *payload,
 		return r;
 	for (unsigned i = 0; i < nfds; i++)
 		all[i] = fds[i];
-	all[nfds] = memfd;
+	all[nfds] = (struct ctl_fd){memfd, CTL_FD_PAYLOAD, 0};
 	m->flags |= CTL_F_MEMFD;
 	return send_packet(sock, m, NULL, all, nfds + 1);
 }
 
-int ctl_send(int sock, struct ctl_msg *m, const void *payload, const int *fds,
-	unsigned nfds)
+int ctl_send(int sock, struct ctl_msg *m, const void *payload,
+	const struct ctl_fd *fds, unsigned nfds)
 {
 	if (nfds > CTL_MAX_FDS || (m->len && !payload))
 		return -EINVAL;
@@ -133,7 +141,8 @@ int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf)
 		return 0;
 	}
 	if ((size_t)n < sizeof(p->msg) ||
-		(mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+		(mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
+		p->msg.nfds != p->nfds)
 		r = -EBADMSG;
 	else if (p->msg.flags & CTL_F_MEMFD)
 		r = read_big(p);
@@ -160,6 +169,27 @@ void ctl_packet_free(struct ctl_packet *p)
 	free(p->big);
 	p->big = NULL;
 	p->payload = NULL;
+}
+
+int ctl_fd(const struct ctl_packet *p, enum ctl_fd_kind kind, unsigned index)
+{
+	for (unsigned i = 0; i < p->nfds; i++) {
+		if (p->fd[i] >= 0 && p->msg.fd[i].kind == kind &&
+			p->msg.fd[i].index == index)
+			return p->fd[i];
+	}
+	return -1;
+}
+
+int ctl_take(struct ctl_packet *p, enum ctl_fd_kind kind, unsigned index)
+{
+	int fd = ctl_fd(p, kind, index);
+
+	for (unsigned i = 0; fd >= 0 && i < p->nfds; i++) {
+		if (p->fd[i] == fd)
+			p->fd[i] = -1;
+	}
+	return fd;
 }
 
 void ctl_make_reply(const struct ctl_msg *request, struct ctl_msg *m)

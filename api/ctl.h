@@ -3,8 +3,11 @@
  *
  * One SOCK_SEQPACKET socket per process, inherited as fd CTL_FD. A message is
  * one struct ctl_msg, then .len bytes of payload, then up to CTL_MAX_FDS
- * descriptors (SCM_RIGHTS, close-on-exec). Both sides come from one build, so
- * structs travel as they are; the first message carries CTL_VERSION.
+ * descriptors (SCM_RIGHTS, close-on-exec). Each descriptor has a tag in the
+ * message that says what it is (enum ctl_fd_kind and an index): their order
+ * means nothing, and one that is not there is simply not there. Both sides
+ * come from one build, so structs travel as they are; the first message
+ * carries CTL_VERSION.
  *
  * Trust: the daemon does not trust what a machine sends (its guest may have
  * taken it over): sizes and types are checked by ctl_recv(), every value by
@@ -26,7 +29,7 @@
 #define CTL_FD      3
 #define CTL_VERSION 1
 #define CTL_INLINE  (64 * 1024)
-#define CTL_MAX_FDS 4
+#define CTL_MAX_FDS 32
 
 enum ctl_type {
 	/* daemon -> process, answered */
@@ -36,18 +39,20 @@ enum ctl_type {
 	CTL_PAUSE,
 	CTL_RESUME,
 	CTL_STOP,     /* end the machine; answered, then the process exits */
-	CTL_SNAPSHOT, /* fd: empty file. Pauses, writes, goes on as it was */
-	CTL_FREEZE, /* builder; fd: empty file. Answer: fd of the base; exits */
-	CTL_CLONE,  /* zygote: fork n clones; answered after the last
-		     * CTL_CLONED of the batch, or when a fork failed */
-	CTL_GO,     /* parked clone: start */
-	CTL_INVOKE, /* payload to the agent; a parked clone starts first */
-	CTL_INPUT,  /* payload to the serial console; not answered */
-	CTL_DIALED, /* answer to CTL_DIAL; fd unless refused; not answered */
-	CTL_INSPECT, /* offline process; fd: snapshot. Answer: msgpack */
+	CTL_SNAPSHOT, /* output: empty file. Pauses, writes, goes on as it was
+		       */
+	CTL_FREEZE,   /* builder; output: empty file. Answer: base; exits */
+	CTL_CLONE,    /* zygote: fork n clones; answered after the last
+		       * CTL_CLONED of the batch, or when a fork failed */
+	CTL_GO,       /* parked clone: start */
+	CTL_INVOKE,   /* payload to the agent; a parked clone starts first */
+	CTL_INPUT,    /* payload to the serial console; not answered */
+	CTL_DIALED,   /* answer to CTL_DIAL; stream unless refused; not answered
+		       */
+	CTL_INSPECT,  /* offline process; snapshot. Answer: msgpack */
 
 	/* process -> daemon, on its own initiative */
-	CTL_CLONED = 64, /* zygote: a clone was forked; fds: socket, pidfd */
+	CTL_CLONED = 64, /* zygote: a clone was forked; socket, pidfd */
 	CTL_REAPED,      /* zygote: a clone's process was waited for */
 	CTL_HATCHED, /* clone: acknowledged, now parked or running; or failed */
 	CTL_ENDED,   /* the guest ended; payload: text. The process exits */
@@ -55,14 +60,43 @@ enum ctl_type {
 	CTL_DIAL,    /* the guest connects to a host port */
 };
 
+/* What a descriptor is. Those of several (disks) are told apart by .index. */
+enum ctl_fd_kind {
+	CTL_FD_NONE, /* also one that was taken out of a packet */
+	CTL_FD_KERNEL,
+	CTL_FD_INITRD,
+	CTL_FD_SNAPSHOT, /* to be read */
+	CTL_FD_PARENT,   /* a snapshot that another one builds on */
+	CTL_FD_BASE,     /* sealed memory of a template */
+	CTL_FD_LISTENER, /* unix socket of the vsock device */
+	CTL_FD_DISK,     /* index: disk of the configuration */
+	CTL_FD_OVERLAY,  /* index: the same; a fresh private file */
+	CTL_FD_TAP,      /* index: network interface */
+	CTL_FD_PAGER,    /* socket to the pager */
+	CTL_FD_UFFD,
+	CTL_FD_PAGEMAP,
+	CTL_FD_OUTPUT,  /* a file to be written */
+	CTL_FD_SOCKET,  /* control socket of a clone */
+	CTL_FD_PIDFD,   /* of the same */
+	CTL_FD_STREAM,  /* connected socket of a guest's dial */
+	CTL_FD_PAYLOAD, /* CTL_F_MEMFD; ctl_recv() keeps it to itself */
+};
+
+/* A descriptor to send. */
+struct ctl_fd {
+	int fd;
+	uint8_t kind; /* enum ctl_fd_kind */
+	uint8_t index;
+};
+
 #define CTL_F_REPLY 1u
 #define CTL_F_MEMFD 2u
 
 enum ctl_role {
-	CTL_ROLE_MACHINE = 1, /* cold boot; fd: kernel unless builtin */
+	CTL_ROLE_MACHINE = 1, /* cold boot; kernel unless builtin */
 	CTL_ROLE_BUILDER,     /* the same, memory becomes a base */
-	CTL_ROLE_RESTORE,     /* fd: snapshot; a machine with private memory */
-	CTL_ROLE_ZYGOTE,      /* fds: snapshot, then base when it exists */
+	CTL_ROLE_RESTORE,     /* snapshot; a machine with private memory */
+	CTL_ROLE_ZYGOTE,      /* snapshot; base when it exists */
 	CTL_ROLE_INSPECT,     /* a helper that parses one snapshot and exits */
 };
 
@@ -91,9 +125,8 @@ struct ctl_times {
 struct ctl_setup {
 	uint32_t version; /* CTL_VERSION */
 	uint32_t role;
-	uint32_t has_listener;  /* fd after the others: vsock unix socket */
-	uint32_t has_base;      /* zygote: second fd is the base */
 	uint32_t has_overrides; /* machine, restore: payload ends with them */
+	uint32_t reserved;
 	/* payload: struct machine_config (machine, builder), else none; then
 	 * struct ctl_overrides when has_overrides. After the answer a machine
 	 * is built and paused: CTL_RESUME starts it. The first CTL_RESUME of a
@@ -107,7 +140,7 @@ struct ctl_setup_done {
 	uint32_t total_us;
 	uint32_t cpus;
 	/* zygote, restore: payload is struct machine_config */
-	/* zygote: fd of the base when it loaded one itself */
+	/* zygote: the base when it loaded one itself */
 };
 struct ctl_wait_ready {
 	uint32_t kind; /* enum ctl_ready */
@@ -126,8 +159,9 @@ struct ctl_clone {
 	uint32_t mode;       /* enum ctl_clone_mode */
 	uint64_t first;      /* number of the first clone: its default names */
 	uint32_t timeout_ms; /* until acknowledged */
-	uint32_t has_listener; /* fd: vsock unix socket; count must be 1 */
-			       /* payload: struct ctl_overrides, or none */
+	uint32_t reserved;
+	/* descriptors of a clone's own: count must be 1.
+	 * payload: struct ctl_overrides, or none */
 };
 #define CTL_CLONE_BATCH 16
 struct ctl_overrides {
@@ -180,8 +214,11 @@ struct ctl_msg {
 	uint32_t flags; /* CTL_F_* */
 	uint32_t req;
 	int32_t status;
-	uint32_t len; /* payload bytes */
-	uint32_t reserved;
+	uint32_t len;  /* payload bytes */
+	uint32_t nfds; /* set by ctl_send() */
+	struct {
+		uint8_t kind, index;
+	} fd[CTL_MAX_FDS]; /* tags of the descriptors; set by ctl_send() */
 	union {
 		struct ctl_setup setup;
 		struct ctl_setup_done setup_done;
@@ -201,7 +238,7 @@ struct ctl_msg {
 	};
 };
 
-/* A received message. Descriptors are owned by the receiver: take_fd() those
+/* A received message. Descriptors are owned by the receiver: ctl_take() those
  * it keeps, ctl_packet_free() closes the rest. */
 struct ctl_packet {
 	struct ctl_msg msg;
@@ -215,12 +252,16 @@ struct ctl_packet {
 
 /* Send; payload may be NULL when m->len is 0; fds stay the caller's. Returns
  * 0, -EAGAIN when the socket is full (nothing was sent), or -errno. */
-int ctl_send(int sock, struct ctl_msg *m, const void *payload, const int *fds,
-	unsigned nfds) MUST_USE;
+int ctl_send(int sock, struct ctl_msg *m, const void *payload,
+	const struct ctl_fd *fds, unsigned nfds) MUST_USE;
 /* Receive one into p; buf has CTL_INLINE + 1 bytes and keeps the payload.
  * 1: p is filled; 0: end of file; -EAGAIN; -EBADMSG: not a valid message. */
 int ctl_recv(int sock, struct ctl_packet *p, uint8_t *buf) MUST_USE;
 void ctl_packet_free(struct ctl_packet *p);
+/* The descriptor with this tag, or -1. ctl_take(): it is the caller's now;
+ * ctl_fd(): it stays the packet's. */
+int ctl_take(struct ctl_packet *p, enum ctl_fd_kind kind, unsigned index);
+int ctl_fd(const struct ctl_packet *p, enum ctl_fd_kind kind, unsigned index);
 /* Make m the answer to a request: same type and req. One of an error has a
  * negative status and its message as payload. */
 void ctl_make_reply(const struct ctl_msg *request, struct ctl_msg *m);

@@ -114,11 +114,10 @@ static void send_batch(struct daemon *d, struct zygote *z,
 	m.clone.mode = b->pool ? CTL_CLONE_PARK : CTL_CLONE_RUN;
 	m.clone.first = b->first;
 	m.clone.timeout_ms = (uint32_t)b->timeout_ms;
-	m.clone.has_listener = listener >= 0;
 	r = proc_call(d, &z->p,
 		&(struct proc_request){.m = &m,
 			.payload = o,
-			.fds = &listener,
+			.fds = &(struct ctl_fd){listener, CTL_FD_LISTENER, 0},
 			.nfds = listener >= 0 ? 1 : 0,
 			.timeout_ms = b->timeout_ms + GRACE_MS,
 			.fn = batch_done,
@@ -273,11 +272,13 @@ void want_fail(struct daemon *d, struct want *w, const struct err *e)
 
 void birth_cloned(struct daemon *d, struct zygote *z, struct ctl_packet *p)
 {
+	int sock = ctl_fd(p, CTL_FD_SOCKET, 0);
+	int pidfd = ctl_fd(p, CTL_FD_PIDFD, 0);
 	struct machine_entry *m;
 	char id[ID_LEN];
 
 	z->children++;
-	if (p->nfds != 2)
+	if (sock < 0 || pidfd < 0)
 		return;
 	(void)snprintf(id, sizeof(id), "%s-%llu", z->t->name,
 		(unsigned long long)p->msg.cloned.number);
@@ -287,14 +288,16 @@ void birth_cloned(struct daemon *d, struct zygote *z, struct ctl_packet *p)
 		m->p.pidfd >= 0)
 		return;
 	m->us.fork = p->msg.cloned.fork_us;
-	if (proc_adopt(d, &m->p, p->fd[0], p->fd[1], z->p.pid)) {
+	if (proc_adopt(d, &m->p, sock, pidfd, z->p.pid)) {
 		struct err e = {
 			.code = -EMFILE, .msg = "no descriptor for a clone"};
 
 		birth_failed(d, m, &e);
 		return;
 	}
-	p->fd[0] = p->fd[1] = -1;
+	/* They are the entry's now. */
+	(void)ctl_take(p, CTL_FD_SOCKET, 0);
+	(void)ctl_take(p, CTL_FD_PIDFD, 0);
 }
 
 /* It is no longer on its way, for better or worse. */

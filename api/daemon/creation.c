@@ -178,7 +178,7 @@ static void frozen(
 		return;
 	}
 	c->us.freeze = us_since(c->step);
-	if (p->nfds)
+	if (ctl_fd(p, CTL_FD_BASE, 0) >= 0)
 		zygote_keep_base(c->t, p);
 	c->t->base_bytes = p->msg.frozen.base_bytes;
 	c->builder = NULL;
@@ -206,7 +206,7 @@ static void builder_started(struct daemon *d, void *arg,
 	c->step = now_ns();
 	if (proc_call(d, &m->p,
 		    &(struct proc_request){.m = &msg,
-			    .fds = &c->file,
+			    .fds = &(struct ctl_fd){c->file, CTL_FD_OUTPUT, 0},
 			    .nfds = 1,
 			    .timeout_ms = FREEZE_MS,
 			    .fn = frozen,

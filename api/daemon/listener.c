@@ -171,7 +171,8 @@ void listener_dial(struct machine_entry *m, struct ctl_packet *p)
 
 	a.dial = p->msg.dial;
 	/* A machine that does not read its socket loses the connection. */
-	(void)!proc_send(&m->p, &a, NULL, &fd, fd >= 0 ? 1 : 0);
+	(void)!proc_send(&m->p, &a, NULL,
+		&(struct ctl_fd){fd, CTL_FD_STREAM, 0}, fd >= 0 ? 1 : 0);
 	if (fd >= 0)
 		(void)close(fd);
 }

@@ -145,7 +145,10 @@ int machine_snapshot_method(
 	if (!rc)
 		rc = proc_call(d, &m->p,
 			&(struct proc_request){.m = &msg,
-				.fds = op->publishing ? &op->pub.fd : &op->file,
+				.fds = &(struct ctl_fd){op->publishing
+								? op->pub.fd
+								: op->file,
+					CTL_FD_OUTPUT, 0},
 				.nfds = 1,
 				.timeout_ms = FREEZE_MS,
 				.fn = written,

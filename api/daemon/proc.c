@@ -153,7 +153,7 @@ int proc_call(struct daemon *d, struct proc *p, const struct proc_request *q,
 }
 
 int proc_send(struct proc *p, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds)
+	const struct ctl_fd *fds, unsigned nfds)
 {
 	return p->sock < 0 ? -EPIPE : ctl_send(p->sock, m, payload, fds, nfds);
 }

@@ -47,7 +47,7 @@ int proc_adopt(struct daemon *d, struct proc *p, int sock, int pidfd,
 struct proc_request {
 	struct ctl_msg *m; /* .req is set here */
 	const void *payload;
-	const int *fds; /* stay the caller's */
+	const struct ctl_fd *fds; /* stay the caller's */
 	unsigned nfds;
 	uint64_t timeout_ms; /* 0: no limit */
 	call_fn *fn;
@@ -60,7 +60,7 @@ int proc_call(struct daemon *d, struct proc *p, const struct proc_request *q,
 	struct err *e) MUST_USE;
 /* Without an answer. */
 int proc_send(struct proc *p, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds) MUST_USE;
+	const struct ctl_fd *fds, unsigned nfds) MUST_USE;
 /* SIGKILL and forget: pending calls fail with why. */
 void proc_kill(struct daemon *d, struct proc *p, const struct err *why);
 /* Forget, e.g. because it has ended. */

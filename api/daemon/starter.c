@@ -111,7 +111,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	struct ctl_overrides o = {.cid = start->cid};
 	struct ctl_msg m = {.type = CTL_SETUP};
 	unsigned nfds = 0;
-	int fds[2];
+	struct ctl_fd fds[2];
 
 	if (start->hostname && start->hostname[0])
 		(void)snprintf(
@@ -122,11 +122,12 @@ static int send_setup(struct daemon *d, const struct start *start,
 	m.setup.version = CTL_VERSION;
 	m.setup.role = start->role;
 	m.setup.has_overrides = 1;
-	m.setup.has_listener = start->listener >= 0;
 	if (start->file >= 0)
-		fds[nfds++] = start->file;
+		fds[nfds++] = (struct ctl_fd){start->file,
+			start->cfg ? CTL_FD_KERNEL : CTL_FD_SNAPSHOT, 0};
 	if (start->listener >= 0)
-		fds[nfds++] = start->listener;
+		fds[nfds++] =
+			(struct ctl_fd){start->listener, CTL_FD_LISTENER, 0};
 	if (!start->cfg) {
 		m.len = sizeof(o);
 		return proc_call(d, &s->m->p,

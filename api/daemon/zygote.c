@@ -134,13 +134,14 @@ static void retire(struct daemon *d, struct zygote *z, const char *why)
  * change it any more. */
 void zygote_keep_base(struct template *t, struct ctl_packet *p)
 {
+	int base = ctl_fd(p, CTL_FD_BASE, 0);
 	int seals;
 
-	if (t->base_fd >= 0 || !p->nfds)
+	if (t->base_fd >= 0 || base < 0)
 		return;
-	seals = fcntl(p->fd[0], F_GET_SEALS);
+	seals = fcntl(base, F_GET_SEALS);
 	if (seals >= 0 && (seals & SEALS) == SEALS)
-		t->base_fd = take_fd(&p->fd[0]);
+		t->base_fd = ctl_take(p, CTL_FD_BASE, 0);
 }
 
 static void keep_config(struct template *t, const struct ctl_packet *p)
@@ -189,11 +190,11 @@ static int setup(struct daemon *d, struct zygote *z, struct err *e)
 {
 	struct template *t = z->t;
 	struct ctl_msg m = {.type = CTL_SETUP};
-	int fds[2] = {t->snap_fd, t->base_fd};
+	struct ctl_fd fds[2] = {
+		{t->snap_fd, CTL_FD_SNAPSHOT, 0}, {t->base_fd, CTL_FD_BASE, 0}};
 
 	m.setup.version = CTL_VERSION;
 	m.setup.role = CTL_ROLE_ZYGOTE;
-	m.setup.has_base = t->base_fd >= 0;
 	return proc_call(d, &z->p,
 		&(struct proc_request){.m = &m,
 			.fds = fds,

@@ -26,6 +26,7 @@ static int verify(int fd, msgpack_packer *p, struct err *e)
 
 static void answer(struct worker *w, struct ctl_packet *p)
 {
+	int fd = ctl_fd(p, CTL_FD_SNAPSHOT, 0);
 	struct ctl_msg m = {0};
 	struct err e = {0};
 	msgpack_sbuffer buf;
@@ -34,12 +35,12 @@ static void answer(struct worker *w, struct ctl_packet *p)
 
 	msgpack_sbuffer_init(&buf);
 	msgpack_packer_init(&pk, &buf, msgpack_sbuffer_write);
-	if (p->msg.type != CTL_INSPECT || p->nfds != 1)
+	if (p->msg.type != CTL_INSPECT || fd < 0)
 		r = err_set(&e, -EINVAL, "not a request for this process");
 	else if (p->msg.inspect == CTL_INSPECT_VERIFY)
-		r = verify(p->fd[0], &pk, &e);
+		r = verify(fd, &pk, &e);
 	else
-		r = snap_inspect(p->fd[0],
+		r = snap_inspect(fd,
 			p->msg.len ? (const char *)p->payload : NULL, &pk, &e);
 	m.len = (uint32_t)buf.size;
 	if (r)

@@ -18,21 +18,21 @@
  *   restore, zygote    a snapshot file; a zygote's memory is a sealed base
  */
 
-/* Descriptors of the message in the order in which roles take them. */
 struct setup {
 	struct worker *w;
 	struct ctl_packet *p;
-	unsigned next_fd;
 	struct machine_config cfg;
 	struct ctl_overrides overrides;
 	struct ctl_setup_done done;
+	bool made_base; /* not given: it goes back with the answer */
 };
 
-static int next_fd(struct setup *s, const char *what, struct err *e)
+static int need_fd(
+	struct setup *s, enum ctl_fd_kind kind, const char *what, struct err *e)
 {
-	if (s->next_fd >= s->p->nfds)
-		return err_set(e, -EINVAL, "setup without %s", what);
-	return take_fd(&s->p->fd[s->next_fd++]);
+	int fd = ctl_take(s->p, kind, 0);
+
+	return fd < 0 ? err_set(e, -EINVAL, "setup without %s", what) : fd;
 }
 
 static int read_payload(struct setup *s, bool config, struct err *e)
@@ -58,7 +58,7 @@ static int read_payload(struct setup *s, bool config, struct err *e)
 static int start(struct setup *s, struct err *e)
 {
 	struct worker *w = s->w;
-	int r, fd;
+	int listener, r;
 
 	r = worker_new_identity(w, &s->overrides, e);
 	if (!r)
@@ -70,15 +70,14 @@ static int start(struct setup *s, struct err *e)
 		if (r)
 			return r;
 	}
-	if (s->p->msg.setup.has_listener) {
-		fd = next_fd(s, "the vsock listener", e);
-		if (fd < 0)
-			return fd;
-		if (!w->m.vsock)
-			return err_set(e, -EINVAL, "no vsock device");
-		return vsock_listen(w->m.vsock, fd, e);
+	listener = ctl_take(s->p, CTL_FD_LISTENER, 0);
+	if (listener < 0)
+		return 0;
+	if (!w->m.vsock) {
+		(void)close(listener);
+		return err_set(e, -EINVAL, "no vsock device");
 	}
-	return 0;
+	return vsock_listen(w->m.vsock, listener, e);
 }
 
 static int cold(struct setup *s, enum mem_backing backing, struct err *e)
@@ -93,7 +92,7 @@ static int cold(struct setup *s, enum mem_backing backing, struct err *e)
 		return r;
 	w->have_machine = true;
 	if (!s->cfg.builtin) {
-		kernel = next_fd(s, "a kernel", e);
+		kernel = need_fd(s, CTL_FD_KERNEL, "a kernel", e);
 		if (kernel < 0)
 			return kernel;
 	}
@@ -120,7 +119,7 @@ static int load_state(struct setup *s, struct snap *snap, struct err *e)
 static int restore(struct setup *s, struct err *e)
 {
 	struct worker *w = s->w;
-	AUTO_FD file = next_fd(s, "a snapshot", e);
+	AUTO_FD file = need_fd(s, CTL_FD_SNAPSHOT, "a snapshot", e);
 	struct snap *snap = NULL;
 	int r;
 
@@ -144,11 +143,12 @@ static int restore(struct setup *s, struct err *e)
 /* The base comes from the builder, or is made here from the file. */
 static int get_base(struct setup *s, struct snap *snap, struct err *e)
 {
+	int r, given = ctl_take(s->p, CTL_FD_BASE, 0);
 	struct mem mem;
-	int r;
 
-	if (s->p->msg.setup.has_base)
-		return next_fd(s, "the base", e);
+	if (given >= 0)
+		return given;
+	s->made_base = true;
 	r = mem_create(&mem, s->cfg.memory, MEM_BUILDER, -1, e);
 	if (r)
 		return r;
@@ -163,7 +163,7 @@ static int get_base(struct setup *s, struct snap *snap, struct err *e)
 static int zygote(struct setup *s, int *base, struct err *e)
 {
 	struct worker *w = s->w;
-	AUTO_FD file = next_fd(s, "a snapshot", e);
+	AUTO_FD file = need_fd(s, CTL_FD_SNAPSHOT, "a snapshot", e);
 	struct snap *snap = NULL;
 	int r;
 
@@ -240,7 +240,6 @@ static uint64_t base_size(int base)
 static void report(struct setup *s, int base)
 {
 	struct ctl_msg m = {0};
-	bool made_here = base >= 0 && !s->p->msg.setup.has_base;
 
 	s->done.memory = s->cfg.memory;
 	s->done.cpus = s->cfg.cpus;
@@ -248,7 +247,8 @@ static void report(struct setup *s, int base)
 	s->done.total_us = (uint32_t)((now_ns() - s->w->born) / 1000);
 	m.setup_done = s->done;
 	m.len = s->w->have_machine ? sizeof(s->cfg) : 0;
-	worker_reply(s->w, &s->p->msg, &m, &s->cfg, &base, made_here ? 1 : 0);
+	worker_reply(s->w, &s->p->msg, &m, &s->cfg,
+		&(struct ctl_fd){base, CTL_FD_BASE, 0}, s->made_base ? 1 : 0);
 }
 
 static int first_message(struct worker *w, struct ctl_packet *p)

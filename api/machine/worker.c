@@ -45,7 +45,7 @@ void worker_fini(struct worker *w)
 }
 
 int worker_send(const struct worker *w, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds)
+	const struct ctl_fd *fds, unsigned nfds)
 {
 	struct pollfd pfd = {.fd = w->ctl, .events = POLLOUT};
 	int r;
@@ -57,7 +57,7 @@ int worker_send(const struct worker *w, struct ctl_msg *m, const void *payload,
 }
 
 void worker_reply(struct worker *w, const struct ctl_msg *request,
-	struct ctl_msg *answer, const void *payload, const int *fds,
+	struct ctl_msg *answer, const void *payload, const struct ctl_fd *fds,
 	unsigned nfds)
 {
 	int r;

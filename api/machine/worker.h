@@ -85,10 +85,10 @@ struct worker_call *worker_call_get(
 	struct worker *w, const struct ctl_msg *request);
 /* ctl_send(), but waits a bounded time for room in the socket. */
 int worker_send(const struct worker *w, struct ctl_msg *m, const void *payload,
-	const int *fds, unsigned nfds) MUST_USE;
+	const struct ctl_fd *fds, unsigned nfds) MUST_USE;
 /* Answer, with the same patience. */
 void worker_reply(struct worker *w, const struct ctl_msg *request,
-	struct ctl_msg *answer, const void *payload, const int *fds,
+	struct ctl_msg *answer, const void *payload, const struct ctl_fd *fds,
 	unsigned nfds);
 void worker_reply_error(
 	struct worker *w, const struct ctl_msg *request, const struct err *e);

@@ -96,6 +96,7 @@ static int do_pause(struct worker *w, struct ctl_packet *p, struct err *e)
 /* Pause, write, go on as it was. */
 static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 {
+	int fd = ctl_fd(p, CTL_FD_OUTPUT, 0);
 	bool running = w->m.state == MACHINE_RUNNING;
 	struct snap_write_opts o = {0};
 	struct snap_written out;
@@ -103,11 +104,11 @@ static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	uint64_t start = now_ns();
 	int r;
 
-	if (p->nfds != 1)
+	if (fd < 0)
 		return err_set(e, -EINVAL, "snapshot without a file");
 	r = pause_machine(w, e);
 	if (!r)
-		r = snap_write(&w->m, p->fd[0], &o, &out, e);
+		r = snap_write(&w->m, fd, &o, &out, e);
 	if (running && w->m.state == MACHINE_PAUSED) {
 		struct err e2 = {0};
 
@@ -128,6 +129,7 @@ static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 /* A builder becomes a file and a base, and is gone. */
 static int do_freeze(struct worker *w, struct ctl_packet *p, struct err *e)
 {
+	int fd = ctl_fd(p, CTL_FD_OUTPUT, 0);
 	struct snap_write_opts o = {0};
 	struct snap_written out;
 	struct ctl_msg m = {0};
@@ -135,11 +137,11 @@ static int do_freeze(struct worker *w, struct ctl_packet *p, struct err *e)
 	AUTO_FD base = -1;
 	int r;
 
-	if (w->role != CTL_ROLE_BUILDER || p->nfds != 1)
+	if (w->role != CTL_ROLE_BUILDER || fd < 0)
 		return err_set(e, -EINVAL, "freeze needs a builder and a file");
 	r = pause_machine(w, e);
 	if (!r)
-		r = snap_write(&w->m, p->fd[0], &o, &out, e);
+		r = snap_write(&w->m, fd, &o, &out, e);
 	if (r)
 		return r;
 	base = mem_seal_base(&w->m.mem, e);
@@ -149,7 +151,8 @@ static int do_freeze(struct worker *w, struct ctl_packet *p, struct err *e)
 	m.frozen.bytes = out.file_bytes;
 	m.frozen.pages = out.pages_present;
 	m.frozen.total_us = (uint32_t)((now_ns() - start) / 1000);
-	worker_reply(w, &p->msg, &m, NULL, &base, 1);
+	worker_reply(w, &p->msg, &m, NULL,
+		&(struct ctl_fd){base, CTL_FD_BASE, 0}, 1);
 	w->done = true;
 	return 0;
 }
@@ -240,7 +243,7 @@ static int do_dialed(struct worker *w, struct ctl_packet *p, struct err *e)
 	(void)e;
 	if (w->m.vsock)
 		vsock_accept(w->m.vsock, p->msg.dial.cookie,
-			p->nfds ? take_fd(&p->fd[0]) : -1);
+			ctl_take(p, CTL_FD_STREAM, 0));
 	return 0;
 }
 

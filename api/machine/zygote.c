@@ -85,8 +85,9 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	const struct ctl_overrides *o =
 		p->msg.len ? (const void *)p->payload : NULL;
 	struct ctl_msg m = {.type = CTL_CLONED};
-	int listener = c->has_listener ? p->fd[0] : -1;
-	int pair[2], fds[2], r = 0;
+	int listener = ctl_fd(p, CTL_FD_LISTENER, 0);
+	struct ctl_fd fds[2];
+	int pair[2], r = 0;
 	uint64_t start, *number;
 	pid_t pid;
 
@@ -111,16 +112,17 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	number = number_of(z, pid);
 	if (number)
 		*number = c->first + i;
-	fds[0] = pair[0];
-	fds[1] = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (fds[1] < 0)
+	fds[0] = (struct ctl_fd){pair[0], CTL_FD_SOCKET, 0};
+	fds[1] = (struct ctl_fd){
+		(int)syscall(SYS_pidfd_open, pid, 0), CTL_FD_PIDFD, 0};
+	if (fds[1].fd < 0)
 		r = err_sys(e, -errno, "pidfd of a clone");
 	else
 		r = worker_send(z->w, &m, NULL, fds, 2);
 	/* A clone that the daemon never heard of sees its socket close. */
 	(void)close(pair[0]);
-	if (fds[1] >= 0)
-		(void)close(fds[1]);
+	if (fds[1].fd >= 0)
+		(void)close(fds[1].fd);
 	return r;
 }
 
@@ -134,7 +136,7 @@ static int check_clone(const struct ctl_packet *p, struct err *e)
 	if (!c->count || c->count > CTL_CLONE_BATCH ||
 		(c->mode != CTL_CLONE_PARK && c->mode != CTL_CLONE_RUN) ||
 		(p->msg.len && p->msg.len != sizeof(struct ctl_overrides)) ||
-		(c->has_listener && (c->count != 1 || p->nfds != 1)))
+		(p->nfds && c->count != 1))
 		return err_set(e, -EINVAL, "malformed clone request");
 	return 0;
 }

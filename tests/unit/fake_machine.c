@@ -30,7 +30,7 @@ static bool told(const struct fake *f, const char *what)
 }
 
 static void answer(struct fake *f, const struct ctl_msg *q, struct ctl_msg *m,
-	const void *payload, const int *fds, unsigned nfds)
+	const void *payload, const struct ctl_fd *fds, unsigned nfds)
 {
 	ctl_make_reply(q, m);
 	if (ctl_send(f->ctl, m, payload, fds, nfds))
@@ -46,12 +46,13 @@ static void refuse(struct fake *f, const struct ctl_msg *q, const char *text)
 
 static void setup(struct fake *f, struct ctl_packet *p)
 {
+	int fd = ctl_fd(p, CTL_FD_SNAPSHOT, 0);
 	struct ctl_msg m = {0};
 
 	f->zygote = p->msg.setup.role == CTL_ROLE_ZYGOTE;
 	if (p->msg.len >= sizeof(f->cfg))
 		memcpy(&f->cfg, p->payload, sizeof(f->cfg));
-	else if (p->nfds && pread(p->fd[0], &f->cfg, sizeof(f->cfg), 0) !=
+	else if (fd >= 0 && pread(fd, &f->cfg, sizeof(f->cfg), 0) !=
 				    (ssize_t)sizeof(f->cfg)) {
 		refuse(f, &p->msg, "no snapshot");
 		return;
@@ -67,9 +68,10 @@ static void setup(struct fake *f, struct ctl_packet *p)
 
 static void freeze(struct fake *f, struct ctl_packet *p)
 {
+	int fd = ctl_fd(p, CTL_FD_OUTPUT, 0);
 	struct ctl_msg m = {0};
 
-	if (p->nfds != 1 || write_full(p->fd[0], &f->cfg, sizeof(f->cfg))) {
+	if (fd < 0 || write_full(fd, &f->cfg, sizeof(f->cfg))) {
 		refuse(f, &p->msg, "cannot write");
 		return;
 	}
@@ -130,7 +132,8 @@ static void fork_clone(struct fake *f, uint64_t number)
 {
 	struct ctl_msg m = {.type = CTL_CLONED};
 	pid_t zygote = getpid(), pid;
-	int pair[2], fds[2];
+	struct ctl_fd fds[2];
+	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		_exit(1);
@@ -150,23 +153,26 @@ static void fork_clone(struct fake *f, uint64_t number)
 	(void)close(pair[1]);
 	f->child[f->nchildren].pid = pid;
 	f->child[f->nchildren++].number = number;
-	fds[0] = pair[0];
+	fds[0] = (struct ctl_fd){pair[0], CTL_FD_SOCKET, 0};
 	/* Another process than the clone: ourselves. */
-	fds[1] = (int)syscall(
+	fds[1].kind = CTL_FD_PIDFD;
+	fds[1].index = 0;
+	fds[1].fd = (int)syscall(
 		SYS_pidfd_open, told(f, "zygote-lies") ? getpid() : pid, 0);
 	m.cloned.number = number;
 	m.cloned.pid = pid;
-	if (fds[1] < 0 || ctl_send(f->ctl, &m, NULL, fds, 2))
+	if (fds[1].fd < 0 || ctl_send(f->ctl, &m, NULL, fds, 2))
 		f->done = true;
 	(void)close(pair[0]);
-	(void)close(fds[1]);
+	(void)close(fds[1].fd);
 }
 
 /* None of these may do the daemon any harm. */
 static void garbage(struct fake *f)
 {
 	struct ctl_msg m = {0};
-	int fds[2] = {0, 1};
+	const struct ctl_fd fds[2] = {
+		{0, CTL_FD_SOCKET, 0}, {1, CTL_FD_PIDFD, 0}};
 
 	for (uint32_t type = 0; type < 80; type++) {
 		memset(&m, 0xff, sizeof(m));

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "api/ctl.h"
 
@@ -85,8 +86,11 @@ static void test_payload_and_fds(void **state)
 {
 	struct pair *p = *state;
 	struct ctl_msg m = {.type = CTL_INVOKE, .req = 7, .len = 5};
-	int fds[2] = {STDIN_FILENO, STDERR_FILENO};
+	struct ctl_fd fds[2] = {
+		{STDIN_FILENO, CTL_FD_DISK, 1}, {STDERR_FILENO, CTL_FD_TAP, 0}};
+	struct stat got, sent;
 	struct ctl_packet k;
+	int fd;
 
 	m.invoke.timeout_ms = 1234;
 	assert_int_equal(ctl_send(p->a, &m, "hello", fds, 2), 0);
@@ -96,8 +100,23 @@ static void test_payload_and_fds(void **state)
 	assert_int_equal(k.msg.invoke.timeout_ms, 1234);
 	assert_string_equal((char *)k.payload, "hello");
 	assert_int_equal(k.nfds, 2);
+	/* By tag, in any order, each once. */
+	assert_int_equal(ctl_take(&k, CTL_FD_TAP, 1), -1);
+	assert_int_equal(ctl_take(&k, CTL_FD_DISK, 0), -1);
+	fd = ctl_take(&k, CTL_FD_TAP, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &got), 0);
+	assert_int_equal(fstat(STDERR_FILENO, &sent), 0);
+	assert_true(got.st_ino == sent.st_ino && got.st_dev == sent.st_dev);
+	assert_int_equal(ctl_take(&k, CTL_FD_TAP, 0), -1);
+	close(fd);
+	fd = ctl_fd(&k, CTL_FD_DISK, 1);
+	assert_true(fd >= 0);
+	assert_int_equal(ctl_fd(&k, CTL_FD_DISK, 1), fd);
 	ctl_packet_free(&k);
 	assert_int_equal(k.nfds, 0);
+	/* The rest was closed. */
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
 }
 
 static void test_big_payload(void **state)
@@ -177,6 +196,7 @@ static void send_memfd(struct pair *p, uint32_t len, int fd)
 	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 
 	m.len = len;
+	m.nfds = 1;
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(int));
@@ -189,6 +209,7 @@ static void test_lying_memfd(void **state)
 	struct pair *p = *state;
 	struct ctl_packet k;
 	int fd = memfd_create("x", MFD_CLOEXEC);
+	struct ctl_msg m;
 	int ends[2];
 
 	assert_true(fd >= 0);
@@ -200,6 +221,9 @@ static void test_lying_memfd(void **state)
 	send_memfd(p, 100, fd);
 	assert_int_equal(ctl_recv(p->b, &k, p->buf), 1);
 	ctl_packet_free(&k);
+	/* says that more descriptors come than do */
+	m = (struct ctl_msg){.type = CTL_GO, .nfds = 1};
+	refused(p, &m, sizeof(m));
 	assert_int_equal(pipe(ends), 0);
 	send_memfd(p, 1, ends[0]); /* would block for ever */
 	assert_int_equal(ctl_recv(p->b, &k, p->buf), -EBADMSG);
