@@ -17,6 +17,9 @@ int arch_host_try(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 /* m->saved <-> KVM. */
 int arch_vm_get(struct machine *m, struct err *e) MUST_USE;
 int arch_vm_set(struct machine *m, struct err *e) MUST_USE;
+/* dirty_mark() the pages that KVM writes to on its own: clock, steal time and
+ * so on, from the vCPUs' saved MSRs. */
+void arch_dirty_kvm(const struct machine *m);
 /* The guest's clock, the counter and its rate, for the identity page. */
 void arch_time_now(struct machine *m, struct ident *id);
 

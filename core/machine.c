@@ -20,6 +20,7 @@
  * read.
  */
 #include "core/arch.h"
+#include "core/dirty.h"
 #include "core/kvm.h"
 
 #include <errno.h>
@@ -167,11 +168,14 @@ static int set_slots(struct machine *m, struct err *e)
 {
 	const struct mem_region *reg;
 	uint32_t slot = 0;
-	int r;
+	int r = dirty_open_log(m, e);
 
+	if (r < 0)
+		return r;
 	for_each_region (&m->mem, reg) {
 		struct kvm_userspace_memory_region k = {
 			.slot = slot++,
+			.flags = m->mem.dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
 			.guest_phys_addr = reg->gpa,
 			.memory_size = reg->size,
 			.userspace_addr = (uintptr_t)reg->host,

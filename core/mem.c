@@ -1,4 +1,5 @@
 #include "core/mem.h"
+#include "core/dirty.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -242,6 +243,7 @@ void mem_destroy(struct mem *m)
 	window_release(m->map, m->size);
 	if (m->fd >= 0)
 		(void)close(m->fd);
+	dirty_free(m->dirty);
 	*m = (struct mem){.fd = -1};
 }
 
@@ -250,12 +252,13 @@ void *mem_at(
 {
 	const struct mem_region *r;
 
-	(void)access;
 	for_each_region (m, r) {
 		if (gpa < r->gpa || gpa - r->gpa >= r->size)
 			continue;
 		if (!range_inside(gpa - r->gpa, len, r->size))
 			return NULL;
+		if (access == MEM_WRITE && m->dirty)
+			dirty_mark(m->dirty, r->offset + (gpa - r->gpa), len);
 		return r->host + (gpa - r->gpa);
 	}
 	return NULL;

@@ -43,6 +43,8 @@ struct mem_region {
 	uint64_t offset; /* in the mapping and in the memfd */
 };
 
+struct dirty; /* core/dirty.h */
+
 struct mem {
 	struct mem_region region[MEM_NREGIONS];
 	unsigned nregions;
@@ -50,6 +52,7 @@ struct mem {
 	uint8_t *map; /* owned: the one mapping, or NULL */
 	int fd;       /* owned: memfd of MEM_BUILDER; else -1 */
 	enum mem_backing backing;
+	struct dirty *dirty; /* owned; NULL: changes are not noted */
 };
 
 #define for_each_region(m, r)                                                  \
@@ -65,7 +68,8 @@ void mem_destroy(struct mem *m);
 
 /* Pointer to [gpa, gpa + len), which must lie inside one region, else NULL.
  * The guest may change the bytes at any time: copy before checking. access
- * says what the caller will do (dirty tracking hooks in here). */
+ * says what the caller will do: with MEM_WRITE the pages count as changed at
+ * once (core/dirty.h), so such a pointer may not be kept over a pause. */
 void *mem_at(const struct mem *m, gpa_t gpa, uint64_t len,
 	enum mem_access access) MUST_USE;
 /* Copies; -EFAULT when any byte is outside. A copy may not cross regions. */

@@ -21,6 +21,7 @@ STUB_DECL(triple);
 STUB_DECL(string);
 STUB_DECL(lcg);
 STUB_DECL(reader);
+STUB_DECL(rounds);
 #define STUB(name) stub_##name, (size_t)(stub_##name##_end - stub_##name)
 
 struct stub {

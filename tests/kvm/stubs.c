@@ -86,4 +86,17 @@ CODE("reader",
 	"	mov	$77, %eax\n"
 	"	out	%eax, %dx\n"
 	"3:	jmp	3b\n");
+
+/* For ever: the number of the round, from 1, to the first bytes of each page
+ * from 2 MiB up to the address at 0x2008, upwards. */
+CODE("rounds",
+	"	mov	0x2008, %rcx\n"
+	"	xor	%r8, %r8\n"
+	"1:	inc	%r8\n"
+	"	mov	$0x200000, %ebx\n"
+	"2:	mov	%r8, (%rbx)\n"
+	"	add	$4096, %rbx\n"
+	"	cmp	%rcx, %rbx\n"
+	"	jne	2b\n"
+	"	jmp	1b\n");
 /* clang-format on */

@@ -6,8 +6,10 @@
  * that travel elsewhere. An MSR that is 0 after reset and still is 0 is left
  * out: the vCPU that will get the state is new.
  */
+#include "core/arch.h"
 #include "core/arch/x86/host.h"
 #include "core/arch/x86/vcpu_state.h"
+#include "core/dirty.h"
 #include "core/kvm.h"
 
 #include <errno.h>
@@ -199,4 +201,25 @@ int vcpu_msrs_set(struct vcpu *v, struct err *e)
 		at++;
 	}
 	return 0;
+}
+
+/* All five structures are at most 64 bytes long, at an address whose low bits
+ * are flags; one that crosses into the next page is marked there, too. */
+void arch_dirty_kvm(const struct machine *m)
+{
+	for (unsigned i = 0; i < m->ncpus; i++) {
+		const struct vcpu_state *s = m->cpu[i]->s;
+		uint32_t n = s->msrs_len / (uint32_t)sizeof(s->msrs[0]);
+
+		for (uint32_t k = 0; k < n; k++) {
+			gpa_t at = s->msrs[k].data & ~3ULL;
+
+			if (s->msrs[k].index < MSR_KVM_WALL_CLOCK ||
+				s->msrs[k].index > MSR_KVM_PV_EOI)
+				continue;
+			/* An address outside memory is the guest's affair. */
+			(void)!mem_at(&m->mem, at, 1, MEM_WRITE);
+			(void)!mem_at(&m->mem, at + 63, 1, MEM_WRITE);
+		}
+	}
 }

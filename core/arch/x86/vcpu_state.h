@@ -87,4 +87,11 @@ int vcpu_deadline_set(struct vcpu *v, struct err *e) MUST_USE;
 #define MSR_FS_BASE       0xc0000100
 #define MSR_GS_BASE       0xc0000101
 
+/* Linux Documentation/virt/kvm/x86/msr.rst: each holds a guest address. */
+#define MSR_KVM_WALL_CLOCK  0x4b564d00
+#define MSR_KVM_SYSTEM_TIME 0x4b564d01
+#define MSR_KVM_ASYNC_PF    0x4b564d02
+#define MSR_KVM_STEAL_TIME  0x4b564d03
+#define MSR_KVM_PV_EOI      0x4b564d04
+
 #endif
