@@ -6,5 +6,6 @@ const struct device_ops *const device_types[] = {
 	&ioapic_ops,
 	&serial_ops,
 	&vsock_ops,
+	&rng_ops,
 	NULL,
 };

@@ -31,9 +31,12 @@ struct device_ops {
 	uint64_t section; /* its tag in a snapshot: random, never changes */
 	const struct st_desc *state;
 
+	uint32_t max_instances; /* of this type in a machine; 0 means 1 */
+
 	/* Make the device when the configuration asks for it: 0 with *out NULL
-	 * when it does not. */
-	int (*create)(struct machine *m, struct device **out, struct err *e);
+	 * when it does not. Called for each instance number. */
+	int (*create)(struct machine *m, uint32_t instance, struct device **out,
+		struct err *e);
 	void *(*saved)(struct device *d); /* the struct that .state describes */
 	int (*realize)(struct device *d, struct err *e);
 	void (*resumed)(struct device *d);
@@ -55,12 +58,14 @@ struct device {
 	const struct device_ops *ops;
 	struct machine *m; /* borrowed */
 	uint32_t index;    /* in machine.dev[] */
+	uint32_t instance; /* among those of its type; index of its section */
 	uint32_t window;   /* its virtio-mmio window + 1; 0: none */
 };
 
 extern const struct device_ops ioapic_ops; /* arch/x86/ioapic.c */
 extern const struct device_ops serial_ops; /* devices/serial.c */
 extern const struct device_ops vsock_ops;  /* devices/vsock.c */
+extern const struct device_ops rng_ops;    /* devices/rng.c */
 
 /* THE list: order of creation, of saving and of restoring. NULL-terminated. */
 extern const struct device_ops *const device_types[];

@@ -52,27 +52,59 @@ static int init_locks(struct machine *m, struct err *e)
 	return r ? err_sys(e, -r, "locks") : 0;
 }
 
-static int create_devices(struct machine *m, struct err *e)
+static int create_device(struct machine *m, const struct device_ops *ops,
+	uint32_t instance, struct err *e)
 {
-	struct device *d;
+	struct device *d = NULL;
 	int r;
 
+	if (m->ndevs == MACHINE_MAX_DEVICES)
+		return err_set(e, -ENOSPC, "more than %u devices",
+			MACHINE_MAX_DEVICES);
+	r = ops->create(m, instance, &d, e);
+	if (r < 0 || !d)
+		return r;
+	d->ops = ops;
+	d->m = m;
+	d->index = m->ndevs;
+	d->instance = instance;
+	m->dev[m->ndevs++] = d;
+	return 0;
+}
+
+static int create_devices(struct machine *m, struct err *e)
+{
 	for (unsigned i = 0; device_types[i]; i++) {
-		if (m->ndevs == MACHINE_MAX_DEVICES)
-			return err_set(e, -ENOSPC, "more than %u devices",
-				MACHINE_MAX_DEVICES);
-		d = NULL;
-		r = device_types[i]->create(m, &d, e);
-		if (r < 0)
-			return r;
-		if (!d)
-			continue;
-		d->ops = device_types[i];
-		d->m = m;
-		d->index = m->ndevs;
-		m->dev[m->ndevs++] = d;
+		const struct device_ops *ops = device_types[i];
+		uint32_t n = ops->max_instances ? ops->max_instances : 1;
+
+		for (uint32_t k = 0; k < n; k++) {
+			int r = create_device(m, ops, k, e);
+
+			if (r < 0)
+				return r;
+		}
 	}
 	return 0;
+}
+
+static void init_fds(struct machine_fds *f)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DISKS; i++)
+		f->disk[i] = f->layer[i] = f->overlay[i] = -1;
+	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++)
+		f->tap[i] = -1;
+}
+
+static void close_fds(struct machine_fds *f)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DISKS; i++) {
+		close_fd(&f->disk[i]);
+		close_fd(&f->layer[i]);
+		close_fd(&f->overlay[i]);
+	}
+	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++)
+		close_fd(&f->tap[i]);
 }
 
 int machine_init(
@@ -86,6 +118,7 @@ int machine_init(
 	m->vm_fd = -1;
 	m->door_event = -1;
 	m->end_event = -1;
+	init_fds(&m->fds);
 	r = machine_config_desc.check(cfg, e);
 	if (r < 0)
 		return r;
@@ -122,6 +155,7 @@ void machine_destroy(struct machine *m)
 		loop_del(m->loop, m->end_event);
 	close_fd(&m->door_event);
 	close_fd(&m->end_event);
+	close_fds(&m->fds);
 	free(m->host);
 	m->host = NULL;
 	mem_destroy(&m->mem);

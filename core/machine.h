@@ -41,6 +41,31 @@
 #define MACHINE_MAX_CPUS    32
 #define MACHINE_MAX_DEVICES 32
 #define MACHINE_CMDLINE_MAX 2048
+#define MACHINE_MAX_DISKS   8
+#define MACHINE_MAX_NETS    8
+#define MACHINE_ID_MAX      32 /* of a device, with its zero byte */
+#define MACHINE_SERIAL_MAX  20 /* virtio 1.2 section 5.2.6.1 */
+
+/* A disk; one with an empty id is not there. The files come as descriptors. */
+struct machine_disk {
+	char id[MACHINE_ID_MAX]; /* unique among all devices */
+	char path[256];          /* name for people */
+	char serial[24];         /* at most MACHINE_SERIAL_MAX bytes */
+	uint32_t read_only;      /* 1: the guest is told so */
+	uint32_t overlay; /* 1: writes go to a private file, not to the disk */
+	uint32_t queues;  /* 1 .. BLOCK_MAX_QUEUES */
+	uint32_t reserved;
+};
+extern const struct st_desc machine_disk_desc;
+
+/* A network interface; one with an empty id is not there. */
+struct machine_net {
+	char id[MACHINE_ID_MAX];
+	char tap[16]; /* name for people: the tap comes as a descriptor */
+	uint8_t mac[6];
+	uint16_t mtu; /* told to the guest; 0: nothing is */
+};
+extern const struct st_desc machine_net_desc;
 
 /* What a machine is made of. Plain data: it travels in control messages and
  * stands, as a state table, in the snapshot ("config" section). */
@@ -52,8 +77,18 @@ struct machine_config {
 	uint32_t reserved;
 	char kernel[256]; /* name for people; the file comes as an fd */
 	char cmdline[MACHINE_CMDLINE_MAX];
+	struct machine_disk disk[MACHINE_MAX_DISKS];
+	struct machine_net net[MACHINE_MAX_NETS];
+	uint32_t rng; /* 1: an entropy device */
+	uint32_t reserved2;
 };
 extern const struct st_desc machine_config_desc;
+/* Its devices: do they make sense, each and together? */
+int machine_devices_check(
+	const struct machine_config *c, struct err *e) MUST_USE;
+/* Index of the disk or interface with this id, or -1. */
+int machine_find_disk(const struct machine_config *c, const char *id);
+int machine_find_net(const struct machine_config *c, const char *id);
 
 /* What belongs to no vCPU and no device. */
 struct machine_saved {
@@ -103,6 +138,15 @@ struct arch_host; /* core/arch/x86/host.h */
 struct ioapic;
 struct vsock;
 
+/* What the host puts behind the devices: owned, -1 where there is nothing. Set
+ * between machine_init() and machine_realize(). */
+struct machine_fds {
+	int disk[MACHINE_MAX_DISKS];
+	int layer[MACHINE_MAX_DISKS];   /* a frozen overlay under .overlay */
+	int overlay[MACHINE_MAX_DISKS]; /* this machine's alone */
+	int tap[MACHINE_MAX_NETS];
+};
+
 /* Called on each vCPU thread before its first KVM_RUN: installs the thread's
  * seccomp filter. 0 or -errno. */
 typedef int vcpu_jail_fn(void *arg);
@@ -112,6 +156,7 @@ struct machine {
 	struct machine_config cfg;
 	struct machine_saved saved;
 	struct mem mem;
+	struct machine_fds fds;
 	struct loop *loop;       /* borrowed; set before machine_realize() */
 	vcpu_jail_fn *vcpu_jail; /* NULL: none; set before machine_realize() */
 	void *vcpu_jail_arg;     /* borrowed */

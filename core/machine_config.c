@@ -12,6 +12,12 @@ static const struct st_field config_fields[] = {
 	ST_U(struct machine_config, reserved, 1),
 	ST_RAW(struct machine_config, kernel, 1),
 	ST_RAW(struct machine_config, cmdline, 1),
+	ST_SUBS(struct machine_config, disk, &machine_disk_desc,
+		MACHINE_MAX_DISKS, 2),
+	ST_SUBS(struct machine_config, net, &machine_net_desc, MACHINE_MAX_NETS,
+		2),
+	ST_U(struct machine_config, rng, 2),
+	ST_U(struct machine_config, reserved2, 2),
 };
 
 static int config_check(const void *state, struct err *e)
@@ -39,22 +45,21 @@ static int config_check(const void *state, struct err *e)
 	if (c->builtin > 1)
 		return err_set(e, -EINVAL, "builtin: %u is neither 0 nor 1",
 			c->builtin);
-	if (c->reserved)
-		return err_set(
-			e, -EINVAL, "reserved: %u is not 0", c->reserved);
+	if (c->reserved || c->reserved2)
+		return err_set(e, -EINVAL, "reserved: not 0");
 	if (!memchr(c->kernel, '\0', sizeof(c->kernel)))
 		return err_set(e, -EINVAL, "kernel: longer than %zu bytes",
 			sizeof(c->kernel) - 1);
 	if (!memchr(c->cmdline, '\0', sizeof(c->cmdline)))
 		return err_set(e, -EINVAL, "cmdline: longer than %zu bytes",
 			sizeof(c->cmdline) - 1);
-	return 0;
+	return machine_devices_check(c, e);
 }
 
 const struct st_desc machine_config_desc = {
 	.name = "config",
 	.size = sizeof(struct machine_config),
-	.version = 1,
+	.version = 2,
 	.nfields = ARRAY_SIZE(config_fields),
 	.fields = config_fields,
 	.check = config_check,

@@ -106,7 +106,7 @@ bool virtio_live(const struct virtio_dev *vd)
 
 bool virtio_queue_live(const struct virtio_dev *vd, uint32_t q)
 {
-	return q < vd->vops->nqueues && virtio_live(vd) && vd->s->vq[q].ready;
+	return q < vd->nqueues && virtio_live(vd) && vd->s->vq[q].ready;
 }
 
 static void raise_irq(struct virtio_dev *vd)
@@ -122,7 +122,7 @@ void virtio_notify_used(struct virtio_dev *vd, uint32_t queues)
 	if (!queues)
 		return;
 	pthread_mutex_lock(&vd->lock);
-	for (uint32_t q = 0; q < vd->vops->nqueues; q++) {
+	for (uint32_t q = 0; q < vd->nqueues; q++) {
 		if (!(queues & 1u << q))
 			continue;
 		irq |= virtq_wants_irq(vd, q);
@@ -172,6 +172,7 @@ static void reset(struct virtio_dev *vd)
 	memset(vd->s, 0, sizeof(*vd->s));
 	vd->s->config_generation = generation;
 	vd->no_notify = false;
+	memset(vd->signalled_ok, 0, sizeof(vd->signalled_ok));
 	vd->vops->reset(vd);
 }
 
@@ -179,7 +180,7 @@ bool virtio_features_ok(const struct virtio_dev *vd)
 {
 	uint64_t f = vd->s->driver_features;
 
-	return !(f & ~vd->vops->features) && f & VIRTIO_F_VERSION_1;
+	return !(f & ~vd->features) && f & VIRTIO_F_VERSION_1;
 }
 
 /* The driver adds bits one by one (3.1.1); a step that is not due yet does not
@@ -216,7 +217,7 @@ void virtio_event(struct virtio_dev *vd, uint32_t q)
 
 void virtio_rerun(struct virtio_dev *vd, uint32_t q)
 {
-	if (q < vd->vops->nqueues && vd->kick_fd[q] >= 0)
+	if (q < vd->nqueues && vd->kick_fd[q] >= 0)
 		eventfd_kick(vd->kick_fd[q]);
 }
 
@@ -224,7 +225,7 @@ void virtio_door(struct virtio_dev *vd)
 {
 	pthread_mutex_lock(&vd->lock);
 	vd->no_notify = true;
-	for (uint32_t q = 0; q < vd->vops->nqueues; q++)
+	for (uint32_t q = 0; q < vd->nqueues; q++)
 		virtq_set_no_notify(vd, q, true);
 	pthread_mutex_unlock(&vd->lock);
 }

@@ -44,7 +44,7 @@ struct virtio_dev;
 struct virtio_ops {
 	uint32_t device_id; /* virtio 1.2 section 5 */
 	uint32_t nqueues;
-	uint64_t features; /* offered, VIRTIO_F_VERSION_1 included */
+	uint64_t features; /* offered by all of them, VERSION_1 included */
 	void (*config_read)(
 		struct virtio_dev *vd, uint64_t off, void *data, uint32_t len);
 	void (*config_write)(struct virtio_dev *vd, uint64_t off,
@@ -62,7 +62,12 @@ struct virtio_ops {
 #define VIRTIO_S_NEEDS_RESET 64u
 #define VIRTIO_S_FAILED      128u
 
-#define VIRTIO_F_VERSION_1 (1ULL << 32) /* 6 */
+/* Features of every device (6). */
+#define VIRTIO_F_INDIRECT_DESC (1ULL << 28)
+#define VIRTIO_F_EVENT_IDX     (1ULL << 29)
+#define VIRTIO_F_VERSION_1     (1ULL << 32)
+#define VIRTIO_F_RINGS                                                         \
+	(VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX)
 
 /* Interrupt status bits (4.2.2). */
 #define VIRTIO_ISR_USED   1u
@@ -71,12 +76,19 @@ struct virtio_ops {
 struct virtio_dev {
 	struct device dev;
 	const struct virtio_ops *vops;
+	uint64_t features; /* offered: vops->features, and what its device adds
+			    * before realize */
+	uint32_t nqueues;  /* vops->nqueues, unless its device says fewer */
 	struct virtio_state *s; /* borrowed from the device's saved struct */
 	uint32_t slot;          /* virtio-mmio window number */
 	pthread_mutex_t lock;   /* guards *s, the rings, no_notify */
 	int irq_fd;             /* owned; -1 before realize */
 	int kick_fd[VIRTIO_MAX_QUEUES]; /* owned ioeventfds; -1 before */
 	bool no_notify;                 /* the guest uses the door */
+	/* EVENT_IDX: the used index at the last interrupt, per queue; only
+	 * meaningful where signalled_ok. */
+	uint16_t signalled[VIRTIO_MAX_QUEUES];
+	bool signalled_ok[VIRTIO_MAX_QUEUES];
 	uint32_t nbroken; /* how often; log lines are limited by it */
 };
 
@@ -146,7 +158,8 @@ void virtq_unpop(struct virtio_dev *vd, uint32_t q);
  * run any more is no error. */
 int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head,
 	uint32_t len) MUST_USE;
-/* Does the driver want to be woken for this queue (2.7.7)? */
+/* Does the driver want to be woken for this queue (2.7.7)? With EVENT_IDX the
+ * answer is for all that was used since the last question. */
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q);
 /* Is a guest at the door to be woken for this queue's used buffers? */
 bool virtq_wants_wake(struct virtio_dev *vd, uint32_t q);

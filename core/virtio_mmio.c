@@ -53,7 +53,7 @@ static struct virtq_state *selected(struct virtio_dev *vd)
 {
 	uint32_t q = vd->s->queue_sel;
 
-	return q < vd->vops->nqueues ? &vd->s->vq[q] : NULL;
+	return q < vd->nqueues ? &vd->s->vq[q] : NULL;
 }
 
 /* Queues are set up between FEATURES_OK and DRIVER_OK, before being ready. */
@@ -172,9 +172,9 @@ static uint32_t device_features(const struct virtio_dev *vd)
 {
 	switch (vd->s->device_features_sel) {
 	case 0:
-		return (uint32_t)vd->vops->features;
+		return (uint32_t)vd->features;
 	case 1:
-		return (uint32_t)(vd->vops->features >> 32);
+		return (uint32_t)(vd->features >> 32);
 	default:
 		return 0;
 	}
@@ -241,6 +241,8 @@ void virtio_mmio_init(struct virtio_dev *vd, const struct virtio_ops *ops,
 	struct virtio_state *s, uint32_t slot)
 {
 	vd->vops = ops;
+	vd->features = ops->features;
+	vd->nqueues = ops->nqueues;
 	vd->s = s;
 	vd->slot = slot;
 	vd->dev.window = slot + 1;
@@ -267,7 +269,7 @@ int virtio_mmio_realize(struct virtio_dev *vd, struct err *e)
 	vd->irq_fd = irq_fd_create(m, VMMIO_GSI_BASE + vd->slot, e);
 	if (vd->irq_fd < 0)
 		return vd->irq_fd;
-	for (uint32_t q = 0; q < vd->vops->nqueues; q++) {
+	for (uint32_t q = 0; q < vd->nqueues; q++) {
 		vd->kick_fd[q] =
 			irq_ioeventfd_create(m, base + R_QUEUE_NOTIFY, 4, q, e);
 		if (vd->kick_fd[q] < 0)

@@ -40,17 +40,19 @@ struct desc {
 	uint16_t next;
 };
 
+/* With the two bytes of used_event (2.7.7) behind the ring, which are there
+ * whether they are in use or not (2.7.6). */
 static _Atomic uint16_t *avail_at(
 	const struct mem *m, const struct virtq_state *vs)
 {
-	return mem_at(m, vs->avail, 4 + 2ULL * vs->size, MEM_READ);
+	return mem_at(m, vs->avail, 6 + 2ULL * vs->size, MEM_READ);
 }
 
 static uint8_t *used_at(const struct mem *m, const struct virtq_state *vs,
 	enum mem_access access)
 {
-	return mem_at(m, vs->used, USED_HEAD + USED_ELEM * (uint64_t)vs->size,
-		access);
+	return mem_at(m, vs->used,
+		USED_HEAD + USED_ELEM * (uint64_t)vs->size + 2, access);
 }
 
 static _Atomic uint64_t *desc_at(
@@ -93,9 +95,10 @@ static int add_seg(
 	uint32_t *total = write ? &c->write_len : &c->read_len;
 	struct virtq_seg *seg = &c->seg[c->nread + c->nwrite];
 
-	/* INDIRECT is not offered; empty buffers have no meaning; readable
-	 * after writable is against 2.7.4.2. */
-	if (d->flags & DESC_F_INDIRECT || !d->len || (!write && c->nwrite))
+	/* Empty buffers have no meaning; readable after writable is against
+	 * 2.7.4.2. */
+	if (d->flags & DESC_F_INDIRECT || !d->len || (!write && c->nwrite) ||
+		c->nread + c->nwrite >= VIRTQ_MAX_SIZE)
 		return -EBADMSG;
 	if (__builtin_add_overflow(*total, d->len, total))
 		return -EBADMSG;
@@ -110,8 +113,38 @@ static int add_seg(
 	return 0;
 }
 
+/* The table that an indirect descriptor refers to (2.7.5.3): it stands alone or
+ * last in its chain, and does not refer to another one. */
+static int walk_indirect(
+	const struct mem *m, struct virtq_chain *c, const struct desc *ref)
+{
+	const uint32_t n = ref->len / DESC_SIZE;
+	const _Atomic uint64_t *table;
+	uint32_t i = 0;
+
+	if (ref->flags & (DESC_F_NEXT | DESC_F_WRITE) || !n ||
+		ref->len % DESC_SIZE || ref->addr % sizeof(uint64_t))
+		return -EBADMSG;
+	table = mem_at(m, ref->addr, ref->len, MEM_READ);
+	if (!table)
+		return -EBADMSG;
+	for (unsigned k = 0; k < VIRTQ_MAX_SIZE; k++) {
+		struct desc d;
+		int r;
+
+		if (i >= n)
+			return -EBADMSG;
+		d = load_desc(table, i);
+		r = add_seg(m, c, &d);
+		if (r || !(d.flags & DESC_F_NEXT))
+			return r;
+		i = d.next;
+	}
+	return -EBADMSG;
+}
+
 static int walk(const struct mem *m, const struct virtq_state *vs,
-	struct virtq_chain *c)
+	bool indirect, struct virtq_chain *c)
 {
 	_Atomic uint64_t *table = desc_at(m, vs);
 	uint32_t i = c->head;
@@ -125,6 +158,8 @@ static int walk(const struct mem *m, const struct virtq_state *vs,
 		if (i >= vs->size)
 			return -EBADMSG;
 		d = load_desc(table, i);
+		if (d.flags & DESC_F_INDIRECT && indirect)
+			return walk_indirect(m, c, &d);
 		r = add_seg(m, c, &d);
 		if (r)
 			return r;
@@ -133,6 +168,29 @@ static int walk(const struct mem *m, const struct virtq_state *vs,
 		i = d.next;
 	}
 	return -EBADMSG; /* longer than the table: it loops */
+}
+
+static bool has(const struct virtio_dev *vd, uint64_t feature)
+{
+	return vd->s->driver_features & feature;
+}
+
+/* Ask to be notified of the next buffer (2.7.10). Returns the avail index as
+ * it was after that: a driver that added one before sees the old value. */
+static uint16_t rearm(struct virtio_dev *vd, const struct virtq_state *vs,
+	const _Atomic uint16_t *avail)
+{
+	_Atomic uint16_t *event;
+	uint8_t *used = used_at(&vd->dev.m->mem, vs, MEM_WRITE);
+
+	if (used) {
+		event = (_Atomic uint16_t *)(void *)(used + USED_HEAD +
+						     USED_ELEM * vs->size);
+		atomic_store_explicit(
+			event, vs->next_avail, memory_order_relaxed);
+	}
+	atomic_thread_fence(memory_order_seq_cst);
+	return atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
 }
 
 int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
@@ -154,6 +212,8 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 		return -EBADMSG;
 	/* Acquire: what the driver wrote before the index is visible. */
 	idx = atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
+	if (idx == vs->next_avail && has(vd, VIRTIO_F_EVENT_IDX))
+		idx = rearm(vd, vs, avail);
 	if (idx == vs->next_avail)
 		return 0;
 	if ((uint16_t)(idx - vs->next_avail) > vs->size)
@@ -163,7 +223,7 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 		memory_order_relaxed);
 	c->nread = c->nwrite = 0;
 	c->read_len = c->write_len = 0;
-	r = walk(m, vs, c);
+	r = walk(m, vs, has(vd, VIRTIO_F_INDIRECT_DESC), c);
 	if (r)
 		return r;
 	vs->next_avail++;
@@ -214,8 +274,33 @@ static bool flag_clear(struct virtio_dev *vd, uint32_t q, uint16_t flag)
 				flag);
 }
 
+/* vring_need_event() of 2.7.7.2: was the index that the driver waits for
+ * among those used since the last interrupt? */
+static bool event_passed(struct virtio_dev *vd, uint32_t q)
+{
+	const struct virtq_state *vs = &vd->s->vq[q];
+	uint16_t old = vd->signalled[q], event;
+	bool known = vd->signalled_ok[q];
+	_Atomic uint16_t *avail;
+
+	if (!virtio_queue_live(vd, q))
+		return false;
+	avail = avail_at(&vd->dev.m->mem, vs);
+	if (!avail)
+		return false;
+	vd->signalled[q] = vs->next_used;
+	vd->signalled_ok[q] = true;
+	atomic_thread_fence(memory_order_seq_cst);
+	event = atomic_load_explicit(
+		&avail[AVAIL_RING + vs->size], memory_order_relaxed);
+	return !known || (uint16_t)(vs->next_used - event - 1) <
+				 (uint16_t)(vs->next_used - old);
+}
+
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q)
 {
+	if (has(vd, VIRTIO_F_EVENT_IDX))
+		return event_passed(vd, q);
 	return flag_clear(vd, q, AVAIL_F_NO_INTERRUPT);
 }
 

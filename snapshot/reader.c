@@ -79,16 +79,15 @@ static void *place_of(struct machine *m, const struct snap_section *sec,
 		*d = &vcpu_state_desc;
 		return sec->index < m->ncpus ? m->cpu[sec->index]->s : NULL;
 	}
-	if (sec->index)
-		return NULL;
 	if (sec->tag == SNAP_TAG_MACHINE) {
 		*d = &machine_state_desc;
-		return &m->saved;
+		return sec->index ? NULL : &m->saved;
 	}
 	for (unsigned i = 0; i < m->ndevs; i++) {
 		const struct device_ops *ops = m->dev[i]->ops;
 
-		if (ops->section != sec->tag)
+		if (ops->section != sec->tag ||
+			m->dev[i]->instance != sec->index)
 			continue;
 		*d = ops->state;
 		return ops->saved(m->dev[i]);
@@ -127,8 +126,8 @@ static int check_all_there(
 	for (unsigned i = 0; i < m->ncpus && !rc; i++)
 		rc = missing(s, SNAP_TAG_VCPU, (uint16_t)i, "vcpu", e);
 	for (unsigned i = 0; i < m->ndevs && !rc; i++)
-		rc = missing(
-			s, m->dev[i]->ops->section, 0, m->dev[i]->ops->name, e);
+		rc = missing(s, m->dev[i]->ops->section,
+			(uint16_t)m->dev[i]->instance, m->dev[i]->ops->name, e);
 	return rc;
 }
 

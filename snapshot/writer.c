@@ -40,7 +40,7 @@ static msgpack_sbuffer *section_add(struct front *f, uint64_t tag,
 		.codec = SNAP_CODEC_RAW,
 		.index = index,
 	};
-	(void)snprintf(sec->name, sizeof(sec->name), "%s", name);
+	(void)snprintf(sec->name, sizeof(sec->name), "%.15s", name);
 	return &f->buf[f->n++];
 }
 
@@ -66,9 +66,17 @@ static int vcpu_add(struct front *f, const struct vcpu *v, struct err *e)
 static int device_add(struct front *f, struct device *dev, struct err *e)
 {
 	const struct device_ops *ops = dev->ops;
+	char name[32];
 
+	/* "block", "block1", "block2"; cut to what the table has room for */
+	if (dev->instance)
+		(void)snprintf(
+			name, sizeof(name), "%s%u", ops->name, dev->instance);
+	else
+		(void)snprintf(name, sizeof(name), "%s", ops->name);
 	return state_add(f,
-		section_add(f, ops->section, 0, ops->state->version, ops->name),
+		section_add(f, ops->section, (uint16_t)dev->instance,
+			ops->state->version, name),
 		ops->state, ops->saved(dev), e);
 }
 

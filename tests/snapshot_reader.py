@@ -14,7 +14,10 @@ MAGIC = b"\x89THAW\r\n\x1a"
 CONFIG, MACHINE = 0x6172C18601BA7035, 0xC8EB8733D6685E13
 VCPU, METADATA = 0xE295A6EB31B0D987, 0xCDA1A88AB06D1E2B
 MEMORY = 0x7B285F46CAB2FB01
-DEVICES = {0xFA023ED799617B5D, 0x76B1EFF1B811568C, 0xF65B1EF0B5047F07}
+SINGLE = {0xFA023ED799617B5D, 0x76B1EFF1B811568C, 0xF65B1EF0B5047F07,
+          0x5B0C2A97E41D8F63}
+BLOCK, NET = 0x3F8E61D2A95C7B04, 0xA47D20C5936EB81F
+DEVICES = SINGLE | {BLOCK, NET}
 CHUNK, PAGE, LEAF_CHUNKS = 65536, 4096, 128
 
 
@@ -199,7 +202,8 @@ class Snapshot:
                 state = Unpack(content).whole()
                 need(isinstance(state, Map), "state: not a map")
                 need(state.check_state() == version, "state: two versions")
-                need(version == 1, "state: version")
+                need(version == 1 or (version == 2 and tag == CONFIG),
+                     "state: version")
             elif tag == METADATA:
                 need(isinstance(Unpack(content).whole(), Map), "metadata")
         need((CONFIG, 0) in self.sections, "no config")
@@ -210,7 +214,12 @@ class Snapshot:
         need({i for t, i in self.sections if t == VCPU} == set(range(cpus)),
              "vcpu sections")
         need(not any(i for t, i in self.sections
-                     if t in {CONFIG, MACHINE, MEMORY} | DEVICES), "index")
+                     if t in {CONFIG, MACHINE, MEMORY} | SINGLE), "index")
+        for tag, key in ((BLOCK, "disk"), (NET, "net")):
+            parts = self.config.get(key) or []
+            need({i for t, i in self.sections if t == tag} ==
+                 {i for i, p in enumerate(parts) if p.get("id")[0]},
+                 key + " sections")
 
     def memory(self):
         version, raw, _ = self.sections[MEMORY, 0]

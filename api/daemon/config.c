@@ -9,12 +9,6 @@
 #define MIN_MEMORY     (32 * MIB)
 #define MAX_MEMORY     (1024 * GIB)
 #define MEMORY_STEP    (2 * MIB)
-/* What the guest sees when no cid is given: the first one that is not
- * reserved (virtio 1.2, section 5.10.4). */
-#define DEFAULT_CID 3
-
-typedef int parse_fn(const msgpack_object *v, const char *path,
-	struct config *c, struct err *e);
 
 static int parse_kernel(const msgpack_object *v, const char *path,
 	struct config *c, struct err *e)
@@ -110,57 +104,7 @@ static int parse_labels(const msgpack_object *v, const char *path,
 	return 0;
 }
 
-static int parse_device_type(const msgpack_object *v, const char *path,
-	struct config *c, struct err *e)
-{
-	static const char *const later[] = {"block", "net", "rng"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(later); i++) {
-		if (mp_str_eq(v, later[i]))
-			return parse_unsupported(v, path, c, e);
-	}
-	if (!mp_str_eq(v, "vsock"))
-		return err_set(e, -EINVAL, "%s: no such device type", path);
-	if (c->vsock_devices++)
-		return err_set(e, -EINVAL, "%s: a machine has one vsock", path);
-	if (!c->mc.vsock_cid)
-		c->mc.vsock_cid = DEFAULT_CID;
-	return 0;
-}
-
-static int parse_device_id(const msgpack_object *v, const char *path,
-	struct config *c, struct err *e)
-{
-	char id[NAME_LEN];
-
-	(void)c;
-	return param_name(v, path, sizeof(id), id, e);
-}
-
-static int parse_device_cid(const msgpack_object *v, const char *path,
-	struct config *c, struct err *e)
-{
-	uint64_t cid = 0;
-	int r = param_uint(v, path, DEFAULT_CID, UINT32_MAX - 1, &cid, e);
-
-	c->mc.vsock_cid = (uint32_t)cid;
-	return r;
-}
-
-const struct config_key config_device_keys[] = {
-	{"type", "string", "required",
-		"What it is: `\"vsock\"`. (`\"block\"`, `\"net\"` and "
-		"`\"rng\"` "
-		"are refused as unsupported.)",
-		parse_device_type},
-	{"id", "name", "none", "A name of your own.", parse_device_id},
-	{"cid", "number", "3", "The guest's context id. Clones get one each.",
-		parse_device_cid},
-};
-const unsigned nconfig_device_keys = ARRAY_SIZE(config_device_keys);
-
-/* A map by a table; where is its path, "" for the whole configuration. */
-static int parse_map(const msgpack_object *o, const char *where,
+int config_parse_map(const msgpack_object *o, const char *where,
 	const struct config_key *keys, unsigned n, struct config *c,
 	struct err *e)
 {
@@ -192,30 +136,6 @@ static int parse_map(const msgpack_object *o, const char *where,
 	return 0;
 }
 
-static int parse_devices(const msgpack_object *v, const char *path,
-	struct config *c, struct err *e)
-{
-	char where[64];
-
-	if (v->type != MSGPACK_OBJECT_ARRAY)
-		return err_set(e, -EINVAL, "%s: must be an array", path);
-	c->mc.vsock_cid = 0;
-	for (uint32_t i = 0; i < v->via.array.size; i++) {
-		const msgpack_object *dev = &v->via.array.ptr[i];
-		int r;
-
-		(void)snprintf(where, sizeof(where), "%s[%u]", path, i);
-		r = parse_map(dev, where, config_device_keys,
-			nconfig_device_keys, c, e);
-		if (r)
-			return r;
-		if (!mp_get(dev, "type"))
-			return err_set(
-				e, -EINVAL, "%s.type: is missing", where);
-	}
-	return 0;
-}
-
 const struct config_key config_keys[] = {
 	{"kernel", "path", "\"builtin\"",
 		"What boots: an ELF kernel image, or `\"builtin\"` for the "
@@ -231,9 +151,9 @@ const struct config_key config_keys[] = {
 	{"cpu_template", "string", "none", "Refused: not supported yet.",
 		parse_unsupported},
 	{"devices", "array of maps", "one vsock",
-		"The devices, see below. An empty array: none, and then no "
-		"agent.",
-		parse_devices},
+		"The devices, see below. An empty array: none; without a vsock "
+		"there is no agent.",
+		config_parse_devices},
 	{"labels", "map of strings", "none",
 		"Kept with a template and shown again.", parse_labels},
 };
@@ -248,10 +168,10 @@ int config_parse(const msgpack_object *o, struct config *c, struct err *e)
 	c->mc.memory = DEFAULT_MEMORY;
 	c->mc.cpus = 1;
 	c->mc.builtin = 1;
-	c->mc.vsock_cid = DEFAULT_CID;
+	c->mc.vsock_cid = CONFIG_DEFAULT_CID;
 	(void)snprintf(c->mc.kernel, sizeof(c->mc.kernel), "builtin");
 	if (o)
-		r = parse_map(o, "", config_keys, nconfig_keys, c, e);
+		r = config_parse_map(o, "", config_keys, nconfig_keys, c, e);
 	return r;
 }
 

@@ -14,8 +14,15 @@ struct config {
 	struct machine_config mc;
 	struct path_arg kernel;       /* neither path nor fd: built-in guest */
 	const msgpack_object *labels; /* map of strings, or NULL */
-	unsigned vsock_devices;
+	struct path_arg disk[MACHINE_MAX_DISKS]; /* files of mc.disk */
+	int64_t tap_fd[MACHINE_MAX_NETS]; /* taps that came as descriptors */
+	unsigned nvsocks, ndisks, nnets;
+	struct config_device *dev; /* borrowed: the one being parsed */
 };
+
+/* What the guest sees when no cid is given: the first one that is not
+ * reserved (virtio 1.2, section 5.10.4). */
+#define CONFIG_DEFAULT_CID 3
 
 /* o NULL: all defaults. */
 int config_parse(
@@ -47,5 +54,16 @@ struct config_key {
 };
 extern const struct config_key config_keys[], config_device_keys[];
 extern const unsigned nconfig_keys, nconfig_device_keys;
+
+/* A map by a table; where is its path, "" for the whole configuration. */
+int config_parse_map(const msgpack_object *o, const char *where,
+	const struct config_key *keys, unsigned n, struct config *c,
+	struct err *e) MUST_USE;
+/* "02:00:00:00:00:01", of one station. */
+int config_parse_mac(const msgpack_object *v, const char *path, uint8_t mac[6],
+	struct err *e) MUST_USE;
+/* config_devices.c: the value of "devices". */
+int config_parse_devices(const msgpack_object *v, const char *path,
+	struct config *c, struct err *e) MUST_USE;
 
 #endif

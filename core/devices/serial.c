@@ -322,10 +322,12 @@ static void serial_io(struct device *d, uint32_t bar, uint64_t off, void *data,
 	pthread_mutex_unlock(&u->lock);
 }
 
-static int serial_create(struct machine *m, struct device **out, struct err *e)
+static int serial_create(struct machine *m, uint32_t instance,
+	struct device **out, struct err *e)
 {
 	struct serial *u = calloc(1, sizeof(*u));
 
+	(void)instance;
 	(void)m;
 	if (!u || pthread_mutex_init(&u->lock, NULL)) {
 		free(u);

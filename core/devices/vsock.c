@@ -63,7 +63,7 @@ static void vsock_queue_ready(struct virtio_dev *vd, uint32_t q)
 static const struct virtio_ops vsock_virtio_ops = {
 	.device_id = VSOCK_DEVICE_ID,
 	.nqueues = VSOCK_NQUEUES,
-	.features = VIRTIO_F_VERSION_1,
+	.features = VIRTIO_F_RINGS,
 	.config_read = vsock_config_read,
 	.config_write = vsock_config_write,
 	.activate = vsock_activate,
@@ -124,11 +124,13 @@ static struct vsock *of_device(struct device *d)
 	return container_of(d, struct vsock, vd.dev);
 }
 
-static int vsock_create(struct machine *m, struct device **out, struct err *e)
+static int vsock_create(struct machine *m, uint32_t instance,
+	struct device **out, struct err *e)
 {
 	const uint32_t cid = m->cfg.vsock_cid;
 	struct vsock *v;
 
+	(void)instance;
 	*out = NULL;
 	if (!cid)
 		return 0;

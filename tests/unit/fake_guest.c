@@ -48,7 +48,7 @@ void fg_init(struct fake_guest *g)
 	must(!loop_init(&g->loop), "loop");
 	g->m.loop = &g->loop;
 	must(!mem_create(&g->m.mem, FG_MEMORY, MEM_PRIVATE, -1, &e), e.msg);
-	must(!vsock_ops.create(&g->m, &g->dev, &e), e.msg);
+	must(!vsock_ops.create(&g->m, 0, &g->dev, &e), e.msg);
 	must(g->dev, "no device");
 	g->m.dev[g->m.ndevs++] = g->dev;
 	g->v = g->m.vsock;

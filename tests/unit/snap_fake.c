@@ -26,25 +26,37 @@ void fake_empty(struct machine *m, const struct machine_config *cfg)
 			&e, "vcpu defaults");
 }
 
-void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b)
+static void make(
+	struct machine *m, struct machine_config *cfg, enum mem_backing b)
 {
-	struct machine_config cfg = {
-		.memory = memory,
-		.cpus = 2,
-		.vsock_cid = 3,
-		.builtin = 1,
-	};
 	static const char vcpu[] = "\x83\xa1v\x01\xa3tsc\xcd\x12\x34\xa7"
 				   "tsc_khz\xcd\x56\x78";
 	struct err e = {0};
 
-	(void)snprintf(cfg.cmdline, sizeof(cfg.cmdline), "quiet");
-	fake_empty(m, &cfg);
+	cfg->cpus = 2;
+	cfg->vsock_cid = 3;
+	cfg->builtin = 1;
+	(void)snprintf(cfg->cmdline, sizeof(cfg->cmdline), "quiet");
+	fake_empty(m, cfg);
 	m->saved.clock_ns = 123456789;
 	must(st_load(&vcpu_state_desc, m->cpu[1]->s, vcpu, sizeof(vcpu) - 1,
 		     &e),
 		&e, "vcpu state");
-	must(mem_create(&m->mem, memory, b, -1, &e), &e, "mem_create");
+	must(mem_create(&m->mem, cfg->memory, b, -1, &e), &e, "mem_create");
+}
+
+void fake_machine_1_0(struct machine *m, uint64_t memory)
+{
+	struct machine_config cfg = {.memory = memory};
+
+	make(m, &cfg, MEM_PRIVATE);
+}
+
+void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b)
+{
+	struct machine_config cfg = {.memory = memory, .rng = 1};
+
+	make(m, &cfg, b);
 }
 
 void fake_page(struct machine *m, gpa_t gpa)

@@ -9,6 +9,8 @@
 /* The real machine_init() with the real devices, memory of this backing
  * (MEM_PRIVATE or MEM_BUILDER), state after power-on with some values set. */
 void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b);
+/* What a machine could have when format 1.0 was made. */
+void fake_machine_1_0(struct machine *m, uint64_t memory);
 /* The same without memory and with other state, to load into. */
 void fake_empty(struct machine *m, const struct machine_config *cfg);
 /* Put recognisable content into the page at gpa. */

@@ -341,7 +341,7 @@ static void test_config_devices(void **state)
 	} cases[] = {
 		{"block", -EOPNOTSUPP, "devices[1].type: "},
 		{"nothing", -EINVAL, "devices[1].type: no such device"},
-		{"vsock", -EINVAL, "devices[1].type: a machine has one"},
+		{"vsock", -EINVAL, "devices[1]: a machine has one"},
 	};
 	struct object o;
 

@@ -61,7 +61,7 @@ static struct device *up(struct machine *m)
 
 	memset(m, 0, sizeof(*m));
 	m->vm_fd = 1234;
-	assert_int_equal(ioapic_ops.create(m, &m->dev[0], &e), 0);
+	assert_int_equal(ioapic_ops.create(m, 0, &m->dev[0], &e), 0);
 	m->dev[0]->ops = &ioapic_ops;
 	m->dev[0]->m = m;
 	m->ndevs = 1;

@@ -65,7 +65,7 @@ static void up(struct fixture *f)
 	struct err e = {0};
 
 	memset(f, 0, sizeof(*f));
-	assert_int_equal(serial_ops.create(m, &m->dev[0], &e), 0);
+	assert_int_equal(serial_ops.create(m, 0, &m->dev[0], &e), 0);
 	m->dev[0]->ops = &serial_ops;
 	m->dev[0]->m = m;
 	m->ndevs = 1;

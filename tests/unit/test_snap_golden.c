@@ -19,7 +19,7 @@
 
 static void make(struct machine *m)
 {
-	fake_machine(m, 4 * MIB, MEM_PRIVATE);
+	fake_machine_1_0(m, 4 * MIB);
 	fake_page(m, 0x1000);
 	fake_page(m, 0x3000);
 	fake_page(m, 0x104000);

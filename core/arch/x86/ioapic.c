@@ -296,10 +296,12 @@ static void ioapic_io(struct device *d, uint32_t bar, uint64_t off, void *data,
 	pthread_mutex_unlock(&a->lock);
 }
 
-static int ioapic_create(struct machine *m, struct device **out, struct err *e)
+static int ioapic_create(struct machine *m, uint32_t instance,
+	struct device **out, struct err *e)
 {
 	struct ioapic *a = calloc(1, sizeof(*a));
 
+	(void)instance;
 	if (!a || pthread_mutex_init(&a->lock, NULL)) {
 		free(a);
 		return err_set(e, -ENOMEM, "ioapic: no memory");
