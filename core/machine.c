@@ -357,17 +357,21 @@ static int quiesce_devices(struct machine *m, struct err *e)
 
 int machine_pause(struct machine *m, uint32_t timeout_ms, struct err *e)
 {
+	uint64_t t = now_ns();
 	int r;
 
 	if (m->state != MACHINE_RUNNING)
 		return wrong_state(m, "pause", e);
 	r = stop_vcpus(m, timeout_ms, e);
+	m->us.stop = us_since(&t);
 	if (!r)
 		r = quiesce_devices(m, e);
+	m->us.quiesce = us_since(&t);
 	for (unsigned i = 0; !r && i < m->ncpus; i++)
 		r = vcpu_state_get(m->cpu[i], e);
 	if (!r)
 		r = arch_vm_get(m, e);
+	m->us.state = us_since(&t);
 	if (r < 0)
 		return r;
 	m->state = MACHINE_PAUSED;

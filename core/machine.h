@@ -185,9 +185,10 @@ struct machine {
 	int end_event; /* owned eventfd: machine.end is set, read it */
 	struct machine_end end;
 
-	/* microseconds of each step of realize, for timings */
+	/* microseconds of each step of realize, and of the last pause */
 	struct {
 		uint32_t vm, slots, cpus, devices;
+		uint32_t stop, quiesce, state;
 	} us;
 };
 
