@@ -23,6 +23,7 @@
 #ifndef THAW_API_CTL_H
 #define THAW_API_CTL_H
 
+#include "core/freeze.h"
 #include "core/machine.h"
 #include "snapshot/snap.h"
 
@@ -39,8 +40,12 @@ enum ctl_type {
 	CTL_PAUSE,
 	CTL_RESUME,
 	CTL_STOP,     /* end the machine; answered, then the process exits */
-	CTL_SNAPSHOT, /* output: empty file. Pauses, writes, goes on as it was
-		       */
+	CTL_SNAPSHOT, /* socket: control socket of the process that is forked
+		       * and holds the machine as it is now. Answer: pidfd */
+	CTL_SETTLE,   /* what became of that snapshot. A machine that stayed
+		       * paused for it goes on; answered then */
+	CTL_WRITE,    /* to that process: output, an empty file; pagemap, if
+		       * there is one. Answer: base if wanted; it exits */
 	CTL_FREEZE,   /* builder; output: empty file. Answer: base; exits */
 	CTL_CLONE,    /* zygote: fork n clones; answered after the last
 		       * CTL_CLONED of the batch, or when a fork failed */
@@ -58,6 +63,7 @@ enum ctl_type {
 	CTL_ENDED,   /* the guest ended; payload: text. The process exits */
 	CTL_CONSOLE, /* serial output; dropped when the socket is full */
 	CTL_DIAL,    /* the guest connects to a host port */
+	CTL_PROGRESS, /* of CTL_WRITE, now and then */
 };
 
 /* What a descriptor is. Those of several (disks) are told apart by .index. */
@@ -148,11 +154,53 @@ struct ctl_wait_ready {
 	uint32_t after_ms; /* CTL_READY_AFTER */
 	/* CTL_READY_TEXT: payload is the text on the console */
 };
-struct ctl_frozen { /* answer to SNAPSHOT and FREEZE */
+struct ctl_frozen { /* answer to FREEZE */
 	struct snap_uuid uuid;
 	uint64_t bytes, pages;
-	uint32_t pause_us, total_us;
+	uint32_t total_us, reserved;
 	uint64_t base_bytes;
+};
+enum ctl_against {
+	CTL_AGAINST_ANY, /* the last one if changes are tracked */
+	CTL_AGAINST_LAST,
+	CTL_AGAINST_TEMPLATE
+};
+struct ctl_snapshot {
+	uint32_t live;    /* else it stays paused until CTL_SETTLE */
+	uint32_t diff;    /* else full */
+	uint32_t against; /* diff: enum ctl_against */
+	uint32_t reserved;
+};
+struct ctl_split { /* answer to SNAPSHOT */
+	struct freeze_us us;
+	uint32_t against; /* diff: which one it is, not CTL_AGAINST_ANY */
+	uint32_t was_paused;
+};
+struct ctl_settle {
+	uint32_t kept, reserved;
+	struct snap_uuid uuid; /* kept: of the snapshot that there is now */
+	uint8_t digest[16];
+};
+struct ctl_settled {       /* answer to SETTLE */
+	uint32_t pause_us; /* of a machine that stayed paused, in all */
+	uint32_t resume_us;
+};
+struct ctl_write {
+	uint32_t codec; /* enum snap codec: 0 raw, 1 zstd */
+	int32_t level;
+	uint32_t want_base; /* also make the base of a template */
+	uint32_t reserved;
+	/* payload: path of the parent as the file is to name it */
+};
+struct ctl_written {
+	struct snap_uuid uuid;
+	uint8_t digest[16];
+	uint64_t bytes, pages, zero;
+	uint64_t base_bytes;
+	uint32_t base_us, write_us;
+};
+struct ctl_progress {
+	uint64_t done, total; /* bytes of guest memory */
 };
 struct ctl_clone {
 	uint32_t count;      /* 1..CTL_CLONE_BATCH */
@@ -224,6 +272,13 @@ struct ctl_msg {
 		struct ctl_setup_done setup_done;
 		struct ctl_wait_ready wait_ready;
 		struct ctl_frozen frozen;
+		struct ctl_snapshot snapshot;
+		struct ctl_split split;
+		struct ctl_settle settle;
+		struct ctl_settled settled;
+		struct ctl_write write;
+		struct ctl_written written;
+		struct ctl_progress progress;
 		struct ctl_clone clone;
 		struct ctl_cloned cloned;
 		struct ctl_reaped reaped;
@@ -234,7 +289,7 @@ struct ctl_msg {
 		struct ctl_console console;
 		struct ctl_dial dial;
 		uint32_t inspect; /* enum ctl_inspect; payload: section */
-		uint8_t pad[64];
+		uint8_t pad[96];
 	};
 };
 

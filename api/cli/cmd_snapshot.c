@@ -1,45 +1,108 @@
 /* thaw snapshot, thaw restore */
 #include "api/cli/cli.h"
 
+#include <signal.h>
+#include <string.h>
+
 struct snapshot_values {
-	bool force;
+	bool force, live;
 };
 static const struct opt snapshot_opts[] = {
 	{"force", 'f', OPT_FLAG, NULL, offsetof(struct snapshot_values, force),
 		"replace FILE if it exists"},
+	{"live", 0, OPT_FLAG, NULL, offsetof(struct snapshot_values, live),
+		"let the machine go on while the file is written"},
 	OPT_NOT_YET("diff"),
 	OPT_NOT_YET("zstd"),
-	OPT_NOT_YET("live"),
 	OPT_END,
 };
+
+/* global: a signal handler has nothing else to write to. */
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+/* How far it is, for a terminal. */
+static void show_done(
+	void *arg, const char *method, const msgpack_object *params)
+{
+	uint64_t done = thaw_get_u64(params, "done", 0);
+	uint64_t total = thaw_get_u64(params, "total", 0);
+	bool *shown = arg;
+	char size[16];
+
+	if (strcmp(method, "snapshot") != 0 || !total)
+		return;
+	*shown = true;
+	fprintf(stderr, "\r\033[Kthaw: writing the snapshot ... %u%% of %s",
+		(unsigned)(done * 100 / total), fmt_size(total, size));
+	(void)fflush(stderr);
+}
+
+/* Send what is under construction and wait; Ctrl-C cancels the snapshot, which
+ * is what closing the connection does. */
+static int call_interruptible(struct cli *c, struct thaw_result *r)
+{
+	struct sigaction sa = {.sa_handler = on_signal}, old_int, old_term;
+	struct thaw_error e;
+	bool shown = false;
+	int rc;
+
+	thaw_interrupt_on(c->t, &interrupted);
+	if (isatty(STDERR_FILENO))
+		thaw_on_notify(c->t, show_done, &shown);
+	(void)sigaction(SIGINT, &sa, &old_int);
+	(void)sigaction(SIGTERM, &sa, &old_term);
+	rc = thaw_call(c->t, -1, r, &e);
+	(void)sigaction(SIGINT, &old_int, NULL);
+	(void)sigaction(SIGTERM, &old_term, NULL);
+	if (shown)
+		fprintf(stderr, "\r\033[K");
+	if (rc == THAW_INTERRUPTED)
+		return cli_fail(c, EXIT_FAILED,
+			"interrupted; the snapshot is cancelled and nothing "
+			"was written");
+	return rc ? cli_error(c, &e) : EXIT_DONE;
+}
+
+static void print_snapshot(struct cli *c, const msgpack_object *v)
+{
+	char uuid[TEXT_MAX], size[16], pause[16], total[16];
+
+	fprintf(c->out, "%s: uuid %s, %s, paused %s, %s in all\n", c->arg[1],
+		get_text(v, "uuid", uuid),
+		fmt_size(thaw_get_u64(v, "bytes", 0), size),
+		fmt_us((double)thaw_get_u64(v, "pause_us", 0), pause),
+		fmt_us((double)thaw_get_u64(v, "total_us", 0), total));
+}
 
 static int run_snapshot(struct cli *c, void *values)
 {
 	const struct snapshot_values *v = values;
-	char path[4096], uuid[TEXT_MAX], size[16], pause[16], total[16];
 	struct thaw_result r;
 	msgpack_packer *p;
+	char path[4096];
 	int rc;
 
 	if (cli_abspath(c->arg[1], path, sizeof(path)))
 		return cli_fail(c, EXIT_USAGE, "%s: path too long", c->arg[1]);
-	p = thaw_request(c->t, "machine.snapshot", 3);
+	p = thaw_request(c->t, "machine.snapshot", 5);
 	mp_key_str(p, "id", c->arg[0]);
 	mp_key_str(p, "path", path);
 	mp_key_bool(p, "force", v->force);
-	rc = cli_call(c, "writing the snapshot", &r);
+	mp_key_bool(p, "live", v->live);
+	mp_key_bool(p, "progress", isatty(STDERR_FILENO));
+	rc = call_interruptible(c, &r);
 	if (rc)
 		return rc;
 	if (c->json)
 		rc = json_print(c, r.value);
 	else
-		fprintf(c->out, "%s: uuid %s, %s, paused %s, %s in all\n",
-			c->arg[1], get_text(r.value, "uuid", uuid),
-			fmt_size(thaw_get_u64(r.value, "bytes", 0), size),
-			fmt_us((double)thaw_get_u64(r.value, "pause_us", 0),
-				pause),
-			fmt_us((double)thaw_get_u64(r.value, "total_us", 0),
-				total));
+		print_snapshot(c, r.value);
 	thaw_result_free(&r);
 	return rc;
 }
@@ -116,8 +179,9 @@ static int run_restore(struct cli *c, void *values)
 
 const struct command snapshot_command = {"snapshot", "ID FILE",
 	"freeze a machine into a file",
-	"The machine pauses, is written, and goes on as it was. The file "
-	"appears complete or not at all; an existing one is refused.",
+	"The machine pauses, is written, and goes on as it was; with --live "
+	"it pauses only to be frozen, some milliseconds. The file appears "
+	"complete or not at all; an existing one is refused. Ctrl-C cancels.",
 	snapshot_opts, sizeof(struct snapshot_values), 2, 2,
 	CMD_DAEMON | CMD_JSON, run_snapshot};
 

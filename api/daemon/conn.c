@@ -54,10 +54,14 @@ static void close_fds(struct conn *c)
 
 static void conn_close(struct daemon *d, struct conn *c)
 {
-	list_for_each_safe(it, &c->requests)
-	{
-		container_of(it, struct request, link)->conn = NULL;
-		list_del(it);
+	while (!list_empty(&c->requests)) {
+		struct request *r =
+			container_of(c->requests.next, struct request, link);
+
+		r->conn = NULL;
+		list_del(&r->link);
+		if (r->gone)
+			r->gone(d, r);
 	}
 	machines_unbind(d, c);
 	close_fds(c);

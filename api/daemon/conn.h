@@ -48,6 +48,10 @@ struct request {
 	uint64_t id, began;
 	int fds[CONN_MAX_FDS]; /* owned; sent along with the request */
 	unsigned nfds;
+	/* The client closed its connection before the answer; .conn is NULL.
+	 * NULL: that changes nothing. */
+	void (*gone)(struct daemon *d, struct request *r);
+	void *gone_arg;
 };
 
 /* server.c */

@@ -10,6 +10,7 @@
 #include "api/daemon/machine.h"
 #include "api/daemon/store.h"
 #include "api/daemon/template.h"
+#include "api/daemon/writer.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -83,6 +84,7 @@ void daemon_prepare(struct daemon *d)
 	list_init(&d->ended);
 	list_init(&d->templates);
 	list_init(&d->helpers);
+	list_init(&d->writers);
 	msgpack_sbuffer_init(&d->nowhere);
 	d->listen_fd = d->lock_fd = d->signal_fd = -1;
 	d->null_fd = d->state_fd = -1;
@@ -241,6 +243,10 @@ static void end_all(struct daemon *d)
 	while (!list_empty(&d->ended))
 		machine_forget(d,
 			container_of(d->ended.next, struct machine_entry, all));
+	/* Their machines are gone: to fail is to be gone. */
+	while (!list_empty(&d->writers))
+		writer_cancel(d,
+			container_of(d->writers.next, struct writer, link), &e);
 	while (!list_empty(&d->helpers))
 		helper_cancel(
 			d, container_of(d->helpers.next, struct helper, link));

@@ -110,6 +110,7 @@ struct daemon {
 	unsigned ntemplates;
 
 	struct list helpers;    /* inspections in progress */
+	struct list writers;    /* snapshots in progress */
 	unsigned active;        /* requests that wait for a clone */
 	uint64_t quiet_since;   /* now_ns() when active became 0 */
 	struct deadline fill;   /* pool filling goes on */

@@ -62,6 +62,15 @@ void events_template(
 		emit(d, &ev);
 }
 
+void events_snapshot(
+	struct daemon *d, const char *type, const char *id, const char *text)
+{
+	struct event ev = {.type = type, .id = id, .text = text};
+
+	if (!list_empty(&d->subscribers))
+		emit(d, &ev);
+}
+
 void events_zygote(struct daemon *d, const struct template *t, const char *text)
 {
 	struct event ev = {

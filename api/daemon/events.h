@@ -8,6 +8,9 @@ void events_machine(
 	struct daemon *d, const char *type, const struct machine_entry *m);
 void events_template(
 	struct daemon *d, const char *type, const struct template *t);
+/* text: NULL, how far it is, the path, or why it failed. */
+void events_snapshot(
+	struct daemon *d, const char *type, const char *id, const char *text);
 void events_zygote(
 	struct daemon *d, const struct template *t, const char *text);
 

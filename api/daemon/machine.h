@@ -70,6 +70,7 @@ struct machine_entry {
 	bool have_end;
 	char *end_text; /* owned */
 
+	struct writer *writer; /* borrowed: its snapshot in progress, or NULL */
 	struct console *console;   /* owned, NULL until it is needed */
 	struct listener *listener; /* owned, NULL without a vsock socket */
 };

@@ -61,6 +61,9 @@ void machine_message(
 	case CTL_RESUME:
 	case CTL_STOP:
 	case CTL_SNAPSHOT:
+	case CTL_SETTLE:
+	case CTL_WRITE:
+	case CTL_PROGRESS:
 	case CTL_FREEZE:
 	case CTL_CLONE:
 	case CTL_GO:

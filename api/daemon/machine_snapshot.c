@@ -1,28 +1,35 @@
 #include "api/daemon/machine.h"
 
+#include "api/daemon/events.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/peerfile.h"
-#include "api/daemon/starter.h"
+#include "api/daemon/writer.h"
 #include "snapshot/publish.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 /*
- * Method "machine.snapshot". The file is made with the client's rights in the
- * client's directory and appears there when it is complete.
+ * Methods "machine.snapshot" and "machine.snapshot_cancel". The file is made
+ * with the client's rights in the client's directory and appears there when it
+ * is complete; only then the machine counts its pages as saved.
  */
 
 struct snapshot_op {
-	struct request *r;
+	struct request *r; /* NULL: answered */
+	struct writer *w;
+	char id[ID_LEN];
 	char path[4096];
 	int dir;  /* owned; -1: the client passed a descriptor */
 	int file; /* owned in that case */
 	struct publish pub;
-	bool publishing;
+	bool publishing, live, progress, kept;
 	struct ucred peer;
+	struct ctl_split split;
+	struct ctl_written what; /* kept */
+	struct err why;          /* not kept */
+	uint64_t began;          /* now_ns() */
 };
 
 static void op_free(struct snapshot_op *op)
@@ -43,8 +50,8 @@ static int commit(struct snapshot_op *op, struct err *e)
 
 	if (!op->publishing)
 		return 0;
-	r = peer_enter(
-		&rights, &op->peer, op->r->conn ? op->r->conn->fd : -1, e);
+	r = peer_enter(&rights, &op->peer,
+		op->r && op->r->conn ? op->r->conn->fd : -1, e);
 	if (r)
 		return r;
 	r = publish_commit(&op->pub, e);
@@ -52,31 +59,144 @@ static int commit(struct snapshot_op *op, struct err *e)
 	return r;
 }
 
-static void written(
-	struct daemon *d, void *arg, struct ctl_packet *pk, const struct err *e)
+static void frozen(struct daemon *d, void *arg, const struct ctl_split *split)
 {
 	struct snapshot_op *op = arg;
-	struct err why = {0};
-	char uuid[SNAP_UUID_STR];
+
+	op->split = *split;
+	if (op->live)
+		histogram_add(
+			&d->metrics.hist[HIST_SNAPSHOT_PAUSE], split->us.pause);
+	events_snapshot(d, "snapshot.frozen", op->id, NULL);
+}
+
+static void progress(struct daemon *d, void *arg, uint64_t done, uint64_t total)
+{
+	struct snapshot_op *op = arg;
+	struct conn *c = op->r ? op->r->conn : NULL;
+	char text[8];
 	msgpack_packer *p;
 
-	(void)d;
-	if (!pk || commit(op, &why)) {
-		request_fail(op->r, pk ? &why : e);
-		op_free(op);
+	(void)snprintf(text, sizeof(text), "%u%%",
+		(unsigned)(total ? done * 100 / total : 100));
+	events_snapshot(d, "snapshot.progress", op->id, text);
+	if (!c || !op->progress)
 		return;
+	p = notify_begin(d, c, "snapshot");
+	if (!p)
+		return;
+	(void)msgpack_pack_map(p, 4);
+	mp_key_u64(p, "req", op->r->id);
+	mp_key_str(p, "id", op->id);
+	mp_key_u64(p, "done", done);
+	mp_key_u64(p, "total", total);
+	notify_end(d, c);
+}
+
+static void written(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct snapshot_op *op = arg;
+
+	if (p) {
+		op->what = p->msg.written;
+		op->kept = commit(op, &op->why) == 0;
+	} else {
+		op->why = *e;
 	}
-	snap_uuid_str(&pk->msg.frozen.uuid, uuid);
-	p = request_begin(op->r);
+	writer_settle(d, op->w, op->kept, &op->what);
+}
+
+static void pack_pause(
+	msgpack_packer *p, const struct freeze_us *us, uint32_t resume)
+{
 	(void)msgpack_pack_map(p, 6);
+	mp_key_u64(p, "stop", us->stop);
+	mp_key_u64(p, "quiesce", us->quiesce);
+	mp_key_u64(p, "state", us->state);
+	mp_key_u64(p, "dirty", us->dirty);
+	mp_key_u64(p, "fork", us->fork);
+	mp_key_u64(p, "resume", resume);
+}
+
+static void answer(const struct snapshot_op *op, const struct ctl_settled *s)
+{
+	const struct freeze_us *us = &op->split.us;
+	bool held = s->pause_us != 0;
+	msgpack_packer *p = request_begin(op->r);
+	char uuid[SNAP_UUID_STR];
+
+	snap_uuid_str(&op->what.uuid, uuid);
+	(void)msgpack_pack_map(p, 7);
 	mp_key_str(p, "uuid", uuid);
 	mp_key_str(p, "path", op->path);
-	mp_key_u64(p, "bytes", pk->msg.frozen.bytes);
-	mp_key_u64(p, "pages", pk->msg.frozen.pages);
-	mp_key_u64(p, "pause_us", pk->msg.frozen.pause_us);
-	mp_key_u64(p, "total_us", pk->msg.frozen.total_us);
+	mp_key_u64(p, "bytes", op->what.bytes);
+	mp_key_u64(p, "pages", op->what.pages);
+	mp_key_u64(p, "pause_us", held ? s->pause_us : us->pause);
+	mp_key_u64(p, "total_us", (now_ns() - op->began) / 1000);
+	mp_str(p, "pause");
+	pack_pause(p, us, held ? s->resume_us : us->resume);
 	request_end(op->r);
+}
+
+static void settled(struct daemon *d, void *arg, const struct ctl_settled *s)
+{
+	struct snapshot_op *op = arg;
+
+	if (op->kept) {
+		d->metrics.counter[COUNT_SNAPSHOTS]++;
+		d->metrics.counter[COUNT_SNAPSHOT_BYTES] += op->what.bytes;
+		histogram_add(
+			&d->metrics.hist[HIST_SNAPSHOT], us_since(op->began));
+	} else {
+		d->metrics.counter[COUNT_SNAPSHOTS_FAILED]++;
+	}
+	events_snapshot(d, op->kept ? "snapshot.written" : "snapshot.failed",
+		op->id, op->kept ? op->path : op->why.msg);
+	if (op->kept && op->r)
+		answer(op, s);
+	else if (op->r)
+		request_fail(op->r, &op->why);
 	op_free(op);
+}
+
+static const struct writer_fns fns = {
+	.frozen = frozen,
+	.progress = progress,
+	.written = written,
+	.settled = settled,
+};
+
+/* Nobody waits for it any more. */
+static void client_gone(struct daemon *d, struct request *r)
+{
+	struct snapshot_op *op = r->gone_arg;
+	struct err e = {.code = -ECANCELED,
+		.msg = "the client that asked for the snapshot has gone"};
+
+	writer_cancel(d, op->w, &e);
+}
+
+int machine_snapshot_cancel_method(
+	struct daemon *d, struct request *r, struct args *a, struct err *e)
+{
+	struct err why = {.code = -ECANCELED,
+		.msg = "the snapshot was cancelled; nothing was written"};
+	struct machine_entry *m;
+	msgpack_packer *p;
+	int rc = machine_get(d, a->id, &m, e);
+
+	if (rc)
+		return rc;
+	if (!m->writer)
+		return err_set(e, -ENOENT,
+			"%s: no snapshot of this machine is in progress",
+			m->id);
+	writer_cancel(d, m->writer, &why);
+	p = request_begin(r);
+	(void)msgpack_pack_map(p, 0);
+	request_end(r);
+	return 0;
 }
 
 static int open_target(struct daemon *d, struct snapshot_op *op,
@@ -115,19 +235,32 @@ static int check(
 	if (a->codec)
 		return err_set(
 			e, -EOPNOTSUPP, "codec: zstd is not supported yet");
-	if (a->live)
-		return err_set(e, -EOPNOTSUPP,
-			"live: live snapshots are not supported yet");
 	if (m->state != ENTRY_RUNNING && m->state != ENTRY_PAUSED)
 		return err_set(e, -EBUSY, "%s: the machine is %s", m->id,
 			machine_state(m));
+	if (m->writer)
+		return err_set(e, -EBUSY,
+			"%s: another snapshot of this machine is in progress",
+			m->id);
 	return 0;
+}
+
+static int begin(struct daemon *d, struct snapshot_op *op,
+	struct machine_entry *m, const struct args *a, struct err *e)
+{
+	struct writer_job job = {.fn = &fns, .arg = op};
+
+	job.what.live = (uint32_t)a->live;
+	job.what.diff = (uint32_t)a->type;
+	job.how.codec = (uint32_t)a->codec;
+	job.output = op->publishing ? op->pub.fd : op->file;
+	op->w = writer_begin(d, m, &job, e);
+	return op->w ? 0 : e->code;
 }
 
 int machine_snapshot_method(
 	struct daemon *d, struct request *r, struct args *a, struct err *e)
 {
-	struct ctl_msg msg = {.type = CTL_SNAPSHOT};
 	struct snapshot_op *op;
 	struct machine_entry *m;
 	int rc = machine_get(d, a->id, &m, e);
@@ -141,20 +274,18 @@ int machine_snapshot_method(
 		return err_set(e, -ENOMEM, "no memory for a request");
 	op->r = r;
 	op->dir = op->file = -1;
+	op->live = a->live;
+	op->progress = a->progress;
+	op->began = r->began;
+	(void)snprintf(op->id, sizeof(op->id), "%s", m->id);
 	rc = open_target(d, op, a, e);
 	if (!rc)
-		rc = proc_call(d, &m->p,
-			&(struct proc_request){.m = &msg,
-				.fds = &(struct ctl_fd){op->publishing
-								? op->pub.fd
-								: op->file,
-					CTL_FD_OUTPUT, 0},
-				.nfds = 1,
-				.timeout_ms = FREEZE_MS,
-				.fn = written,
-				.arg = op},
-			e);
-	if (rc)
+		rc = begin(d, op, m, a, e);
+	if (rc) {
 		op_free(op);
-	return rc;
+		return rc;
+	}
+	r->gone = client_gone;
+	r->gone_arg = op;
+	return 0;
 }

@@ -53,7 +53,12 @@ static const struct param machine_snapshot_params[] = {
 		.help = "diff is not supported yet"},
 	{"codec", PARAM_CHOICE, false, AT(codec), .choices = codecs,
 		.help = "zstd is not supported yet"},
-	{"live", PARAM_BOOL, false, AT(live), .help = "not supported yet"},
+	{"live", PARAM_BOOL, false, AT(live),
+		.help = "the guest pauses only while it is frozen, not until "
+			"the file is written"},
+	{"progress", PARAM_BOOL, false, AT(progress),
+		.help = "also send notifications `snapshot` `{req, id, done, "
+			"total}` (bytes of guest memory)"},
 	{"force", PARAM_BOOL, false, AT(force),
 		.help = "replace an existing file"},
 	{0}};
@@ -149,8 +154,17 @@ const struct method methods[] = {
 	{"machine.stop", machine_stop_method, id_params, false, STATE,
 		"End a machine at once and forget it."},
 	{"machine.snapshot", machine_snapshot_method, machine_snapshot_params,
-		false, "`{uuid, path, bytes, pages, pause_us, total_us}`",
-		"Write a machine into a file; it pauses and goes on."},
+		false,
+		"`{uuid, path, bytes, pages, pause_us, total_us, pause: {stop, "
+		"quiesce, state, dirty, fork, resume}}`",
+		"Write a machine into a file, which appears complete or not at "
+		"all. The machine pauses (`pause_us`, with its parts) and goes "
+		"on. One at a time per machine, else `busy`; closing the "
+		"connection cancels it."},
+	{"machine.snapshot_cancel", machine_snapshot_cancel_method, id_params,
+		false, "`{}`",
+		"Cancel the snapshot of a machine that is in progress; nothing "
+		"is left of it."},
 	{"machine.invoke", machine_invoke_method, machine_invoke_params, true,
 		"`{payload, us: {take, go, ready, answer, total}}`",
 		"Hand a machine's agent one request."},

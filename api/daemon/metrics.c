@@ -21,6 +21,9 @@ static const char *const counter_names[] = {
 	[COUNT_ZYGOTES_LOST] = "zygotes_lost",
 	[COUNT_ZYGOTES_RETIRED] = "zygotes_retired",
 	[COUNT_CONSOLE_DROPPED] = "console_bytes_dropped",
+	[COUNT_SNAPSHOTS] = "snapshots",
+	[COUNT_SNAPSHOTS_FAILED] = "snapshots_failed",
+	[COUNT_SNAPSHOT_BYTES] = "snapshot_bytes",
 };
 _Static_assert(ARRAY_SIZE(counter_names) == NCOUNTERS_, "one name each");
 
@@ -35,6 +38,8 @@ static const char *const histogram_names[] = {
 	[HIST_BUILD] = "step_build",
 	[HIST_ACK] = "step_ack",
 	[HIST_GO] = "step_go",
+	[HIST_SNAPSHOT] = "snapshot",
+	[HIST_SNAPSHOT_PAUSE] = "snapshot_pause",
 };
 _Static_assert(ARRAY_SIZE(histogram_names) == NHISTOGRAMS_, "one name each");
 

@@ -38,7 +38,7 @@ struct args {
 	const msgpack_object *config, *ready, *limits, *overrides;
 	uint64_t timeout_ms, count, pool, cid;
 	uint64_t mode, type, codec; /* index of the choice */
-	uint64_t bind, stream, force, live;
+	uint64_t bind, stream, force, live, progress;
 	char machine[ID_LEN];
 };
 

@@ -3,6 +3,7 @@
 #include "api/daemon/helper.h"
 #include "api/daemon/machine.h"
 #include "api/daemon/spawn.h"
+#include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
 
@@ -189,7 +190,7 @@ void proc_remember(struct daemon *d, pid_t pid)
 
 void proc_kill(struct daemon *d, struct proc *p, const struct err *why)
 {
-	if (!proc_signal(p, SIGKILL))
+	if (!proc_signal(p, SIGKILL) && p->kind == PROC_CLONE)
 		machine_not_ours(container_of(p, struct machine_entry, p));
 	if (p->kind != PROC_CLONE && p->pid && p->pidfd >= 0)
 		proc_remember(d, p->pid);
@@ -254,6 +255,9 @@ static void initiative(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 	case PROC_ZYGOTE:
 		zygote_message(d, container_of(p, struct zygote, p), pk);
 		break;
+	case PROC_WRITER:
+		writer_message(d, container_of(p, struct writer, p), pk);
+		break;
 	case PROC_HELPER:
 	default:
 		break;
@@ -288,6 +292,9 @@ static void gone(struct daemon *d, struct proc *p)
 		break;
 	case PROC_ZYGOTE:
 		zygote_gone(d, container_of(p, struct zygote, p), status);
+		break;
+	case PROC_WRITER:
+		writer_gone(d, container_of(p, struct writer, p), status);
 		break;
 	case PROC_HELPER:
 	default:

@@ -17,6 +17,7 @@ enum proc_kind {
 	PROC_CLONE,       /* struct machine_entry, a child of a zygote */
 	PROC_ZYGOTE,
 	PROC_HELPER,
+	PROC_WRITER, /* struct writer: holds a frozen machine */
 };
 
 struct proc {

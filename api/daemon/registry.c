@@ -7,6 +7,7 @@
 #include "api/daemon/events.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
+#include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
 
 #include <errno.h>
@@ -70,6 +71,9 @@ static void leave(struct daemon *d, struct machine_entry *m)
 	if (m->listener)
 		listener_close(m->listener);
 	m->listener = NULL;
+	if (m->writer)
+		writer_machine_ended(m->writer);
+	m->writer = NULL;
 	if (m->state != ENTRY_ENDED) {
 		list_del(&m->all);
 		d->nmachines--;

@@ -4,6 +4,7 @@
 #include <linux/seccomp.h>
 #include <seccomp.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -22,6 +23,9 @@
 #endif
 
 #define KVM_IOCTL_TYPE 0xae00 /* KVMIO in bits 8..15 of the request */
+/* PAGEMAP_SCAN of linux/fs.h; its struct has 12 numbers of 64 bits. It can be
+ * asked of a page map only, and a machine gets none but its own. */
+#define PAGEMAP_SCAN_IOCTL _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
 
 /* What every thread of a machine needs: guest exits, locks, its own end. */
 static const int common_calls[] = {
@@ -63,7 +67,8 @@ static const int loop_calls[] = {
 	SCMP_SYS(set_robust_list), SCMP_SYS(seccomp), SCMP_SYS(prctl),
 	SCMP_SYS(getppid), SCMP_SYS(uname), SCMP_SYS(membarrier),
 	SCMP_SYS(prlimit64), SCMP_SYS(sched_getaffinity),
-	SCMP_SYS(sysinfo), /* qsort() of glibc asks for the memory size */
+	SCMP_SYS(close_range), /* core/freeze.c */
+	SCMP_SYS(sysinfo),     /* qsort() of glibc asks for the memory size */
 };
 
 /* A zygote also makes clones and waits for them. */
@@ -129,6 +134,10 @@ static int compile(struct jail_program *p, bool loop, bool zygote)
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, KVM_IOCTL_TYPE));
+	if (!r && loop)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX,
+				PAGEMAP_SCAN_IOCTL));
 	if (!r)
 		r = allow(ctx, common_calls, ARRAY_SIZE(common_calls));
 	if (!r && loop)

@@ -18,6 +18,8 @@
 
 #define WORKER_MAX_INVOKES 64
 #define WORKER_READY_TEXT  256
+/* A vCPU that does not leave the guest for so long is stuck for good. */
+#define WORKER_PAUSE_MS 2000
 
 /* An agent call that a control request waits for. */
 struct worker_call {
@@ -27,10 +29,19 @@ struct worker_call {
 	uint64_t start, ready; /* now_ns() */
 };
 
+/* A snapshot that a diff can name as its parent. */
+struct worker_parent {
+	bool known;
+	struct snap_uuid uuid;
+	uint8_t digest[16];
+};
+
 struct worker {
 	enum ctl_role role;
 	bool clone;          /* forked from a zygote */
 	bool parked;         /* a clone that waits for CTL_GO */
+	bool held;           /* paused until its snapshot is settled */
+	uint64_t held_since; /* now_ns() */
 	bool needs_identity; /* restored: the first resume applies it */
 	bool done;           /* leave worker_run() */
 	int ctl;             /* owned */
@@ -44,6 +55,10 @@ struct worker {
 	struct kvm_host kvm; /* open until the VM exists */
 
 	struct console con;
+
+	/* What this machine was made from, and its last snapshot (at first the
+	 * same): parents of diffs. */
+	struct worker_parent origin, last;
 
 	struct identity id;
 	struct ctl_times us;
@@ -92,6 +107,22 @@ void worker_reply(struct worker *w, const struct ctl_msg *request,
 	unsigned nfds);
 void worker_reply_error(
 	struct worker *w, const struct ctl_msg *request, const struct err *e);
+
+/* worker_snapshot.c: CTL_SNAPSHOT and CTL_SETTLE */
+int worker_snapshot(
+	struct worker *w, struct ctl_packet *p, struct err *e) MUST_USE;
+int worker_settle(
+	struct worker *w, struct ctl_packet *p, struct err *e) MUST_USE;
+/* frozen.c: life of the process that holds a frozen machine; w is its copy of
+ * the worker, sock its control socket. */
+struct frozen {
+	int sock;
+	bool diff;
+	enum ctl_against against;
+	const uint64_t *taken; /* NULL: changes are not tracked */
+};
+void frozen_run(struct worker *w, const struct frozen *f)
+	__attribute__((noreturn));
 
 /* setup.c: CTL_SETUP for every role. Returns the process's exit code. */
 int setup_run(int ctl);

@@ -8,9 +8,6 @@
 
 /* One control request each; see api/ctl.h. */
 
-/* A vCPU that does not leave the guest for so long is stuck for good. */
-#define PAUSE_MS 2000
-
 static void ok(struct worker *w, const struct ctl_msg *request)
 {
 	struct ctl_msg m = {0};
@@ -22,7 +19,7 @@ static int pause_machine(struct worker *w, struct err *e)
 {
 	if (w->m.state == MACHINE_PAUSED || w->m.state == MACHINE_BUILT)
 		return 0;
-	return machine_pause(&w->m, PAUSE_MS, e);
+	return machine_pause(&w->m, WORKER_PAUSE_MS, e);
 }
 
 /* The moment a parked or restored machine starts to live. */
@@ -34,6 +31,7 @@ static int go(struct worker *w, struct err *e)
 	if (!r)
 		r = machine_resume(&w->m, e);
 	w->parked = false;
+	w->held = false;
 	w->us.go = (uint32_t)((now_ns() - t) / 1000);
 	return r;
 }
@@ -88,42 +86,11 @@ static int do_pause(struct worker *w, struct ctl_packet *p, struct err *e)
 {
 	int r = pause_machine(w, e);
 
-	if (!r)
+	if (!r) {
+		w->held = false;
 		ok(w, &p->msg);
-	return r;
-}
-
-/* Pause, write, go on as it was. */
-static int do_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
-{
-	int fd = ctl_fd(p, CTL_FD_OUTPUT, 0);
-	bool running = w->m.state == MACHINE_RUNNING;
-	struct snap_write_opts o = {0};
-	struct snap_written out;
-	struct ctl_msg m = {0};
-	uint64_t start = now_ns();
-	int r;
-
-	if (fd < 0)
-		return err_set(e, -EINVAL, "snapshot without a file");
-	r = pause_machine(w, e);
-	if (!r)
-		r = snap_write(&w->m, fd, &o, &out, e);
-	if (running && w->m.state == MACHINE_PAUSED) {
-		struct err e2 = {0};
-
-		if (machine_resume(&w->m, &e2) && !r)
-			r = err_set(e, e2.code, "resume: %s", e2.msg);
 	}
-	if (r)
-		return r;
-	m.frozen.uuid = out.uuid;
-	m.frozen.bytes = out.file_bytes;
-	m.frozen.pages = out.pages_present;
-	m.frozen.pause_us = running ? (uint32_t)((now_ns() - start) / 1000) : 0;
-	m.frozen.total_us = (uint32_t)((now_ns() - start) / 1000);
-	worker_reply(w, &p->msg, &m, NULL, NULL, 0);
-	return 0;
+	return r;
 }
 
 /* A builder becomes a file and a base, and is gone. */
@@ -192,7 +159,7 @@ static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
 		return err_set(e, -EOPNOTSUPP, "the machine has no vsock");
 	if (w->m.state == MACHINE_DEAD)
 		return err_set(e, -EINVAL, "the guest has ended");
-	if (w->m.state == MACHINE_PAUSED && !w->parked)
+	if (w->m.state == MACHINE_PAUSED && !w->parked && !w->held)
 		return err_set(e, -EBUSY, "the machine is paused");
 	c = worker_call_get(w, &p->msg);
 	if (!c)
@@ -287,7 +254,10 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 		r = do_stop(w, p, &e);
 		break;
 	case CTL_SNAPSHOT:
-		r = do_snapshot(w, p, &e);
+		r = worker_snapshot(w, p, &e);
+		break;
+	case CTL_SETTLE:
+		r = worker_settle(w, p, &e);
 		break;
 	case CTL_FREEZE:
 		r = do_freeze(w, p, &e);
@@ -313,6 +283,8 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 	case CTL_ENDED:
 	case CTL_CONSOLE:
 	case CTL_DIAL:
+	case CTL_WRITE:
+	case CTL_PROGRESS:
 	default:
 		r = err_set(&e, -EINVAL,
 			"control message %u is not for a machine", p->msg.type);

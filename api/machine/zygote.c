@@ -49,11 +49,14 @@ static void reap(struct zygote *z)
 		return;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		struct ctl_msg m = {.type = CTL_REAPED};
-		const uint64_t *number = number_of(z, pid);
+		uint64_t *number = number_of(z, pid);
 
-		if (!number)
+		/* Ours is also the process that a clone forked to hold it
+		 * frozen (core/freeze.c); it has no number. */
+		if (!number || !*number)
 			continue;
 		m.reaped.number = *number;
+		*number = 0;
 		m.reaped.wait_status = status;
 		if (worker_send(z->w, &m, NULL, NULL, 0))
 			z->w->done = true;

@@ -229,6 +229,9 @@ static void message(struct fake *f, struct ctl_packet *p)
 		break;
 	case CTL_STOP:
 	case CTL_SNAPSHOT:
+	case CTL_SETTLE:
+	case CTL_WRITE:
+	case CTL_PROGRESS:
 	case CTL_INPUT:
 	case CTL_DIALED:
 	case CTL_INSPECT:

@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+# timeout: 240
+"""Snapshots of machines: live, cancelled, with a disk that is full, with every
+process killed that has a part in them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import thawtest
+from thawtest import RpcError, alive, children_of, wait_for
+
+
+def invoke(c, m, text):
+    return c.call("machine.invoke", {"id": m, "payload": text})["payload"]
+
+
+def machine(c, mib=60, **more):
+    """A machine with so much memory that is not zero: a snapshot takes a while."""
+    params = {"config": {"memory": "128M"}, "ready": "agent"}
+    params.update(more)
+    m = c.call("machine.create", params)["id"]
+    if mib:
+        invoke(c, m, b"touch %d" % mib)
+    return m
+
+
+def files(d):
+    ours = ("log", "state", "thaw.sock", "thaw.sock.lock", "mnt")
+    return sorted(f for f in os.listdir(d.dir) if f not in ours)
+
+
+def caught(d, c, m, name, **more):
+    """Begin a snapshot and stop the process that writes it in the middle:
+    (request, pid). Tried again when it was done already."""
+    path = d.dir + "/" + name
+    for _ in range(50):
+        before = set(children_of(d.proc.pid))
+        req = c.send("machine.snapshot", dict({"id": m, "path": path}, **more))
+        end = time.monotonic() + 20
+        pid = None
+        while not pid and not os.path.exists(path):
+            assert time.monotonic() < end, "no process writes"
+            pid = next(iter(set(children_of(d.proc.pid)) - before), None)
+        if pid:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+            except ProcessLookupError:
+                pid = None
+        time.sleep(0.005)
+        if pid and not os.path.exists(path) and alive(pid):
+            return req, pid
+        if pid:
+            os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        os.unlink(path)
+    raise AssertionError("the writer is always too fast")
+
+
+def failed(c, req, text):
+    try:
+        c.wait(req)
+    except RpcError as e:
+        assert text in e.message, e.message
+        return e
+    raise AssertionError("it succeeded")
+
+
+def test_live(d):
+    with d.client() as c:
+        m = machine(c)
+        for live in (True, False):
+            path = d.dir + "/a.thaw"
+            r = c.call("machine.snapshot", {"id": m, "path": path, "live": live})
+            assert r["bytes"] == os.path.getsize(path), r
+            assert 0 < r["pause_us"] <= r["total_us"], r
+            parts = r["pause"]
+            assert set(parts) == {"stop", "quiesce", "state", "dirty", "fork", "resume"}, r
+            assert sum(parts.values()) <= r["pause_us"], r
+            assert invoke(c, m, b"echo on") == b"on"
+            n = c.call("machine.create", {"snapshot": path, "ready": "agent"})["id"]
+            assert invoke(c, n, b"echo there") == b"there"
+            c.call("machine.stop", {"id": n})
+            os.unlink(path)
+        k = c.call("metrics")
+        assert k["counters"]["snapshots"] == 2, k
+        assert k["histograms"]["snapshot_pause"]["count"] == 1, k
+        c.call("machine.stop", {"id": m})
+
+
+def clone(c):
+    m = c.call("clone", {"template": "t"})["clones"][0]["id"]
+    invoke(c, m, b"touch 60")
+    return m
+
+
+def test_clone(d):
+    """A clone's writer is its zygote's child."""
+    d.template("t")
+    with d.client() as c:
+        m = clone(c)
+        path = d.dir + "/c.thaw"
+        c.call("machine.snapshot", {"id": m, "path": path, "live": True})
+        n = c.call("machine.create", {"snapshot": path, "ready": "agent"})["id"]
+        assert invoke(c, n, b"echo x") == b"x"
+        os.unlink(path)
+        # The writer outlives its clone ...
+        req, pid = caught(d, c, m, "c.thaw", live=True)
+        c.call("machine.stop", {"id": m})
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        os.unlink(path)
+        # ... and not its zygote; the zygote is well after both.
+        m = clone(c)
+        req, pid = caught(d, c, m, "c.thaw", live=True)
+        c.call("template.remove", {"name": "t", "force": True})
+        failed(c, req, "")
+        wait_for(lambda: not alive(pid))
+        assert files(d) == [], files(d)
+
+
+def test_paused(d):
+    """Live or not, what was paused stays paused."""
+    with d.client() as c:
+        m = machine(c)
+        c.call("machine.pause", {"id": m})
+        for live in (True, False):
+            r = c.call("machine.snapshot", {"id": m, "path": d.dir + "/p%d" % live, "live": live})
+            assert r["pause_us"] == 0, r
+            assert c.call("machine.show", {"id": m})["state"] == "paused"
+            os.unlink(d.dir + "/p%d" % live)
+        c.call("machine.resume", {"id": m})
+        assert invoke(c, m, b"echo y") == b"y"
+        # Paused while it is held for its snapshot: it stays so afterwards.
+        req, pid = caught(d, c, m, "held")
+        c.call("machine.pause", {"id": m})
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        c.fails("busy", "machine.invoke", {"id": m, "payload": b"echo z"})
+        c.call("machine.resume", {"id": m})
+        assert invoke(c, m, b"echo z") == b"z"
+        os.unlink(d.dir + "/held")
+        c.call("machine.stop", {"id": m})
+
+
+def test_two_at_once(d):
+    with d.client() as c:
+        m = machine(c)
+        req, pid = caught(d, c, m, "one", live=True)
+        c.fails("busy", "machine.snapshot", {"id": m, "path": d.dir + "/two"})
+        # The machine works meanwhile.
+        assert invoke(c, m, b"echo busy") == b"busy"
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        c.call("machine.snapshot", {"id": m, "path": d.dir + "/two"})
+        assert files(d) == ["one", "two"]
+        for f in files(d):
+            os.unlink(d.dir + "/" + f)
+        c.call("machine.stop", {"id": m})
+
+
+def test_cancel(d):
+    with d.client() as c:
+        m = machine(c)
+        c.fails("not_found", "machine.snapshot_cancel", {"id": m})
+        for live in (True, False):
+            with thawtest.Quiet(d):
+                req, pid = caught(d, c, m, "x", live=live)
+                c.call("machine.snapshot_cancel", {"id": m})
+                failed(c, req, "cancelled")
+                assert invoke(c, m, b"echo on") == b"on"
+            with thawtest.Quiet(d):
+                other = d.client()
+                req, pid = caught(d, other, m, "x", live=live)
+                other.close()
+                wait_for(lambda: not alive(pid))
+                assert invoke(c, m, b"echo on") == b"on"
+            assert files(d) == [], files(d)
+        # At once, before the machine was even asked.
+        with thawtest.Quiet(d):
+            for i in range(20):
+                other = d.client()
+                other.send("machine.snapshot", {"id": m, "path": d.dir + "/x"})
+                other.close()
+            wait_for(lambda: c.call("metrics")["counters"]["snapshots_failed"] >= 5)
+            assert invoke(c, m, b"echo on") == b"on"
+        for f in files(d):
+            os.unlink(d.dir + "/" + f)
+        c.call("machine.stop", {"id": m})
+
+
+def test_cli(d):
+    env = dict(os.environ, THAW_SOCKET=d.sock)
+    thaw = thawtest.program("thaw")
+    with d.client() as c:
+        m = machine(c)
+        path = d.dir + "/f"
+        r = subprocess.run([thaw, "snapshot", "--live", m, path], env=env, capture_output=True, text=True)
+        assert r.returncode == 0 and "paused" in r.stdout, r
+        os.unlink(path)
+        # Ctrl-C: whenever it comes, there is a whole file or none.
+        cancelled = 0
+        for i in range(12):
+            p = subprocess.Popen([thaw, "snapshot", "--live", m, path], env=env, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, text=True)
+            time.sleep(0.01 * (i % 6))
+            p.send_signal(signal.SIGINT)
+            err = p.communicate(timeout=20)[1]
+            if p.returncode == 1:
+                assert "interrupted" in err, err
+                cancelled += 1
+            if os.path.exists(path):
+                assert p.returncode == 0, (p.returncode, err)
+                os.unlink(path)
+        assert cancelled, "never in time"
+        assert invoke(c, m, b"echo on") == b"on"
+        c.call("machine.stop", {"id": m})
+
+
+def test_killed(d):
+    """The writer, the machine, the client: what is left is a whole file or none."""
+    with d.client() as c:
+        m = machine(c)
+        with thawtest.Quiet(d):
+            req, pid = caught(d, c, m, "x", live=True)
+            os.kill(pid, signal.SIGKILL)
+            failed(c, req, "signal 9")
+            assert invoke(c, m, b"echo on") == b"on"
+            assert files(d) == [], files(d)
+        # The machine is killed: its writer goes on.
+        req, pid = caught(d, c, m, "x", live=True)
+        victim = c.call("machine.show", {"id": m})["pids"]["machine"]
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: not alive(victim))
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        n = c.call("machine.create", {"snapshot": d.dir + "/x", "ready": "agent"})["id"]
+        assert invoke(c, n, b"echo on") == b"on"
+        os.unlink(d.dir + "/x")
+        # Held, and killed.
+        req, pid = caught(d, c, n, "x")
+        os.kill(c.call("machine.show", {"id": n})["pids"]["machine"], signal.SIGKILL)
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        os.unlink(d.dir + "/x")
+        # At any moment, and an existing file stays what it was.
+        for i in range(6):
+            m = machine(c)
+            with open(d.dir + "/old", "w") as f:
+                f.write("old")
+            req = c.send("machine.snapshot", {"id": m, "path": d.dir + "/old", "force": True, "live": True})
+            victim = c.call("machine.show", {"id": m})["pids"]["machine"]
+            time.sleep(0.008 * i)
+            os.kill(victim, signal.SIGKILL)
+            try:
+                c.wait(req)
+                c.call("snapshot.verify", {"path": d.dir + "/old"})
+            except RpcError:
+                with open(d.dir + "/old") as f:
+                    assert f.read() == "old"
+            assert files(d) == ["old"], files(d)
+        os.unlink(d.dir + "/old")
+
+
+def test_stopped_and_crashed(d):
+    with d.client() as c:
+        m = machine(c)
+        req, pid = caught(d, c, m, "x")
+        c.call("machine.stop", {"id": m})
+        os.kill(pid, signal.SIGCONT)
+        c.wait(req)
+        c.call("snapshot.verify", {"path": d.dir + "/x"})
+        os.unlink(d.dir + "/x")
+        for how in (b"crash", b"poweroff", b"reboot"):
+            m = machine(c)
+            other = d.client()
+            other.send("machine.invoke", {"id": m, "payload": how})
+            for i in range(4):
+                try:
+                    c.call("machine.snapshot", {"id": m, "path": d.dir + "/x", "live": True})
+                    c.call("snapshot.verify", {"path": d.dir + "/x"})
+                    os.unlink(d.dir + "/x")
+                except RpcError as e:
+                    assert e.code in ("busy", "internal", "not_found"), e.error
+            other.close()
+            assert files(d) == [], files(d)
+            try:
+                c.call("machine.stop", {"id": m})
+            except RpcError:
+                pass
+
+
+def test_daemon_killed(d):
+    """Nothing is left of a snapshot whose daemon was killed."""
+    with d.client() as c:
+        m = machine(c)
+        req, pid = caught(d, c, m, "x", live=True)
+        d.kill()
+        wait_for(lambda: not alive(pid))
+    assert files(d) == [], files(d)
+    d.start()
+
+
+def test_full_disk(d):
+    """A small tmpfs, which has no O_DIRECT either."""
+    mnt = d.dir + "/mnt"
+    os.mkdir(mnt)
+    r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mnt], capture_output=True)
+    try:
+        if r.returncode:
+            raise thawtest.Skip("may not mount")
+        with d.client() as c:
+            m = machine(c)
+            for size in (4, 64, 1000, 20000, 60000):
+                subprocess.run(["mount", "-o", "remount,size=%dk" % size, mnt], check=True)
+                for live in (True, False):
+                    with thawtest.Quiet(d):
+                        e = c.fails("exhausted", "machine.snapshot", {"id": m, "path": mnt + "/f", "live": live})
+                        assert "space" in e, e
+                        assert os.listdir(mnt) == []
+                        assert invoke(c, m, b"echo on") == b"on"
+            subprocess.run(["mount", "-o", "remount,size=200m", mnt], check=True)
+            c.call("machine.snapshot", {"id": m, "path": mnt + "/f"})
+            c.call("snapshot.verify", {"path": mnt + "/f"})
+            c.call("machine.stop", {"id": m})
+    finally:
+        if not r.returncode:
+            # who verified may not be quite gone
+            wait_for(lambda: subprocess.run(["umount", mnt], capture_output=True).returncode == 0)
+        os.rmdir(mnt)
+
+
+def test_events(d):
+    with d.client() as c, d.client() as ev:
+        ev.call("events")
+        m = machine(c)
+        c.call("machine.snapshot", {"id": m, "path": d.dir + "/f", "progress": True})
+        c.fails("exists", "machine.snapshot", {"id": m, "path": d.dir + "/f"})
+        os.unlink(d.dir + "/f")
+        c.call("machine.stop", {"id": m})
+        ev.call("server.info")
+        types = [n[2][0]["type"] for n in ev.notes]
+        assert "snapshot.frozen" in types and "snapshot.written" in types, types
+
+
+if __name__ == "__main__":
+    thawtest.main(globals())
