@@ -90,7 +90,7 @@ include tests/tests.mk
 
 MAKE_HERE = $(MAKE) --no-print-directory -j$(JOBS)
 
-.PHONY: deps demo check check-unit bench install clean lint format help
+.PHONY: deps demo check check-unit bench install clean lint golden format help
 
 deps: ## install what a build and the tests need (Debian, as root)
 	@.ci/deps.sh build check
@@ -117,6 +117,10 @@ bench: deps ## all benchmarks; writes bench/RESULTS.md
 lint: ## formatting, static analysis, both compilers, house rules
 	@.ci/deps.sh build check lint
 	@.ci/lint.sh
+
+golden: ## tests/golden/schema.txt, after a change of a state table
+	@$(MAKE_HERE) $(BUILD)/tests/unit/test_schema
+	@$(BUILD)/tests/unit/test_schema --write tests/golden/schema.txt
 
 format: ## clang-format all sources in place
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
