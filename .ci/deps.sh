@@ -26,6 +26,12 @@ check="
 python3:python3
 /usr/lib/python3/dist-packages/msgpack/__init__.py:python3-msgpack
 ps:procps
+qemu-system-x86_64:qemu-system-x86
+/usr/share/doc/busybox-static:busybox-static
+zstd:zstd
+lz4:lz4
+mke2fs:e2fsprogs
+iasl:acpica-tools
 "
 lint="
 clang:clang
