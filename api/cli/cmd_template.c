@@ -5,7 +5,7 @@
 
 struct create_values {
 	struct config_opts cfg;
-	const char *snapshot, *ready;
+	const char *snapshot, *machine, *ready;
 	uint64_t pool, timeout_ms, max_clones, invoke_ms;
 };
 
@@ -25,7 +25,8 @@ static const struct opt create_opts[] = {
 		"most clones alive at once"},
 	{"invoke-timeout", 0, OPT_MS, "SECONDS", AT(invoke_ms),
 		"longest time one invoke may take"},
-	OPT_NOT_YET("machine"),
+	{"machine", 0, OPT_STR, "ID", AT(machine),
+		"make it from a machine as it is now; the machine goes on"},
 	OPT_END,
 };
 
@@ -49,7 +50,9 @@ static int pack_create(struct cli *c, const struct create_values *v,
 	msgpack_packer *p = thaw_request(c->t, "template.create", n);
 
 	mp_key_str(p, "name", c->arg[0]);
-	if (snapshot) {
+	if (v->machine) {
+		mp_key_str(p, "machine", v->machine);
+	} else if (snapshot) {
 		mp_key_str(p, "snapshot", snapshot);
 	} else {
 		mp_str(p, "config");
@@ -87,21 +90,23 @@ static int run_create(struct cli *c, void *values)
 	struct thaw_result r = {0};
 	json_t *cfg = NULL;
 	char path[4096];
+	bool frozen = v->snapshot || v->machine;
 	int rc = EXIT_DONE;
 
-	if (v->snapshot && (guest || v->cfg.config || v->cfg.kernel))
+	if ((frozen && (guest || v->cfg.config || v->cfg.kernel)) ||
+		(v->snapshot && v->machine))
 		return cli_fail(c, EXIT_USAGE,
-			"a template comes from GUEST, --config or --snapshot; "
-			"give one");
-	if (v->snapshot && (v->cfg.mem || v->cfg.cpus || v->cfg.cmdline ||
-				   v->cfg.cid || v->cfg.labels.n || v->ready))
+			"a template comes from GUEST, --config, --snapshot or "
+			"--machine; give one");
+	if (frozen && (v->cfg.mem || v->cfg.cpus || v->cfg.cmdline ||
+			      v->cfg.cid || v->cfg.labels.n || v->ready))
 		return cli_fail(c, EXIT_USAGE,
-			"a snapshot brings its own configuration; leave out "
+			"it brings its own configuration; leave out "
 			"--mem, --cpus, --cmdline, --cid, --label and --ready");
 	if (v->snapshot && cli_abspath(v->snapshot, path, sizeof(path)))
 		return cli_fail(
 			c, EXIT_USAGE, "%s: path too long", v->snapshot);
-	if (!v->snapshot)
+	if (!frozen)
 		rc = config_build(c, &v->cfg, guest, &cfg);
 	if (!rc)
 		rc = pack_create(c, v, cfg, v->snapshot ? path : NULL);

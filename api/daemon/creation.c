@@ -8,6 +8,7 @@
 #include "api/daemon/peerfile.h"
 #include "api/daemon/starter.h"
 #include "api/daemon/store.h"
+#include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
 
@@ -20,7 +21,9 @@
  *
  *   from a configuration: builder boots -> ready -> freeze -> published
  *   from a snapshot:      the file is copied into the store -> published
- *   then both:            zygote -> ready -> answer
+ *   from a machine:       frozen while it runs; the frozen copy makes the base
+ *                         and writes the file -> published
+ *   then all:            zygote -> ready -> answer
  *
  * The name is taken at once; whatever fails, it is free again and nothing is
  * left in the state directory.
@@ -32,6 +35,7 @@ struct creation {
 	struct template *t;
 	struct machine_entry *builder; /* NULL: none, or no more */
 	struct helper *copier;
+	struct writer *writer; /* until it has written */
 	struct store_new store;
 	struct store_meta meta;
 	struct ready ready;
@@ -41,7 +45,7 @@ struct creation {
 	uint64_t began, step; /* now_ns() */
 	struct deadline late;
 	struct {
-		uint32_t boot, ready, freeze, zygote;
+		uint32_t boot, ready, freeze, zygote, pause;
 	} us;
 };
 
@@ -53,6 +57,12 @@ static void release(struct creation *c)
 	c->t->creation = NULL;
 	if (c->copier)
 		helper_cancel(d, c->copier);
+	if (c->writer) {
+		const struct err e = {.code = -ECANCELED,
+			.msg = "the template is not wanted"};
+
+		writer_cancel(d, c->writer, &e);
+	}
 	store_abort(d->state_fd, &c->store);
 	if (c->file >= 0)
 		(void)close(c->file);
@@ -124,11 +134,12 @@ void creation_ready(struct daemon *d, struct template *t)
 	mp_key_str(p, "uuid", uuid);
 	mp_key_u64(p, "memory", t->cfg.memory);
 	mp_str(p, "us");
-	(void)msgpack_pack_map(p, 5);
+	(void)msgpack_pack_map(p, 6);
 	mp_key_u64(p, "boot", c->us.boot);
 	mp_key_u64(p, "ready", c->us.ready);
 	mp_key_u64(p, "freeze", c->us.freeze);
 	mp_key_u64(p, "zygote", c->us.zygote);
+	mp_key_u64(p, "pause", c->us.pause);
 	mp_key_u64(p, "total", us_since(c->began));
 	histogram_add(
 		&d->metrics.hist[HIST_TEMPLATE_CREATE], us_since(c->began));
@@ -272,20 +283,83 @@ static int from_snapshot(
 	return c->copier ? 0 : e->code;
 }
 
+static void machine_frozen(
+	struct daemon *d, void *arg, const struct ctl_split *split)
+{
+	struct creation *c = arg;
+
+	(void)d;
+	if (!c->over)
+		c->us.pause = split->us.pause;
+}
+
+static void machine_written(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct creation *c = arg;
+	struct writer *w = c->writer;
+
+	c->writer = NULL;
+	/* The machine's own snapshots do not know of this one: its changes
+	 * still count from the last of those. */
+	writer_settle(d, w, false, NULL);
+	if (c->over)
+		return;
+	if (!p) {
+		failed(c, e);
+		return;
+	}
+	c->us.freeze = us_since(c->step);
+	if (ctl_fd(p, CTL_FD_BASE, 0) >= 0)
+		zygote_keep_base(c->t, p);
+	c->t->base_bytes = p->msg.written.base_bytes;
+	publish(c);
+}
+
+/* The creation may be over by now. */
+static void machine_settled(
+	struct daemon *d, void *arg, const struct ctl_settled *s)
+{
+	(void)d;
+	(void)arg;
+	(void)s;
+}
+
+static int from_machine(struct creation *c, const struct args *a, struct err *e)
+{
+	static const struct writer_fns fns = {
+		.frozen = machine_frozen,
+		.written = machine_written,
+		.settled = machine_settled,
+	};
+	struct writer_job job = {.what.live = 1,
+		.how.want_base = 1,
+		.output = c->file,
+		.fn = &fns,
+		.arg = c};
+	struct machine_entry *m;
+	int r = machine_get(c->d, a->machine, &m, e);
+
+	if (r)
+		return r;
+	if (m->state != ENTRY_RUNNING && m->state != ENTRY_PAUSED)
+		return err_set(e, -EBUSY, "%s: the machine is %s", m->id,
+			machine_state(m));
+	c->writer = writer_begin(c->d, m, &job, e);
+	return c->writer ? 0 : e->code;
+}
+
 static int check(struct daemon *d, const struct args *a, struct err *e)
 {
 	bool snapshot = a->snapshot.path.p || a->snapshot.fd >= 0;
 
-	if (a->machine[0])
-		return err_set(e, -EOPNOTSUPP,
-			"machine: templates of running machines are not "
-			"supported yet");
-	if (snapshot && a->config)
-		return err_set(
-			e, -EINVAL, "config and snapshot: give one of them");
-	if (snapshot && a->ready)
-		return err_set(
-			e, -EINVAL, "ready: a snapshot is as ready as it was");
+	if ((snapshot && a->config) ||
+		(a->machine[0] && (snapshot || a->config)))
+		return err_set(e, -EINVAL,
+			"config, snapshot and machine: give one of them");
+	if ((snapshot || a->machine[0]) && a->ready)
+		return err_set(e, -EINVAL,
+			"ready: a snapshot or a machine is as ready as it was");
 	if (!strcmp(a->name, "m"))
 		return err_set(e, -EINVAL,
 			"name: \"m\" is kept for the ids of machines");
@@ -335,6 +409,8 @@ static int begin(struct creation *c, const struct config *cfg,
 		return r;
 	deadline_set(&d->deadlines, &c->late,
 		now_ns() + a->timeout_ms * 1000000, creation_late);
+	if (a->machine[0])
+		return from_machine(c, a, e);
 	if (a->snapshot.path.p || a->snapshot.fd >= 0)
 		return from_snapshot(c, a, e);
 	return from_config(c, cfg, a, e);

@@ -75,7 +75,8 @@ static const struct param template_create_params[] = {
 		.help = "boot this machine (config.md), freeze it when ready"},
 	{"snapshot", PARAM_PATH, false, AT(snapshot),
 		.help = "instead: a snapshot, which is copied"},
-	{"machine", PARAM_ID, false, AT(machine), .help = "not supported yet"},
+	{"machine", PARAM_ID, false, AT(machine),
+		.help = "instead: this machine as it is now; it goes on"},
 	{"pool", PARAM_UINT, false, AT(pool), 0, 100000, 0,
 		.help = "clones to keep made ahead of time"},
 	{"ready", PARAM_OBJECT, false, AT(ready),
@@ -171,6 +172,7 @@ const struct method methods[] = {
 	{"template.create", template_create_method, template_create_params,
 		false,
 		"`{name, uuid, memory, us: {boot, ready, freeze, zygote, "
+		"pause, "
 		"total}}`",
 		"Make a template; it comes back after a restart of the "
 		"daemon."},

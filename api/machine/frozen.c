@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /*
  * The process that holds a frozen machine: forked by freeze_fork(), under whose
@@ -71,6 +72,14 @@ static int make_base(struct job *j, const uint64_t *bits, struct err *e)
 		return r;
 	copy_pages(from, &to, bits);
 	return mem_seal_base(&to, e);
+}
+
+/* Bytes of memory that it really takes. */
+static uint64_t file_size(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
 /* The pages that are worth looking at: for a diff those that changed, for a
@@ -142,6 +151,7 @@ static void serve(struct job *j, struct ctl_packet *p)
 	if (!r && p->msg.write.want_base) {
 		base = make_base(j, bits, &e);
 		r = base < 0 ? base : 0;
+		m.written.base_bytes = base < 0 ? 0 : file_size(base);
 		m.written.base_us = (uint32_t)((now_ns() - start) / 1000);
 	}
 	if (!r)

@@ -346,5 +346,42 @@ def test_events(d):
         assert "snapshot.frozen" in types and "snapshot.written" in types, types
 
 
+def test_template_of_machine(d):
+    """A machine as it is, without its going away; the template comes back."""
+    with d.client() as c:
+        m = machine(c)
+        r = c.call("template.create", {"name": "live", "machine": m})
+        assert 0 < r["us"]["pause"] < r["us"]["total"], r
+        assert invoke(c, m, b"echo on") == b"on"
+        n = c.call("clone", {"template": "live", "count": 3})["clones"]
+        assert len(n) == 3
+        ids = {invoke(c, i["id"], b"identity") for i in n} | {invoke(c, m, b"identity")}
+        assert len(ids) == 4
+        # A template of a clone of it, whose template goes.
+        r = c.call("template.create", {"name": "second", "machine": n[0]["id"]})
+        c.call("template.remove", {"name": "live", "force": True})
+        i = c.call("clone", {"template": "second"})["clones"][0]["id"]
+        assert invoke(c, i, b"echo deep") == b"deep"
+        c.call("machine.stop", {"id": i})
+        c.fails("not_found", "template.create", {"name": "x", "machine": "m-99"})
+        c.fails("invalid", "template.create", {"name": "x", "machine": m, "config": {}})
+        c.fails("invalid", "template.create", {"name": "x", "machine": m, "ready": "agent"})
+        # The writer dies: nothing is left, the name is free.
+        with thawtest.Quiet(d):
+            before = set(children_of(d.proc.pid))
+            req = c.send("template.create", {"name": "x", "machine": m})
+            pid = wait_for(lambda: next(iter(set(children_of(d.proc.pid)) - before), None), step=0.0001)
+            os.kill(pid, signal.SIGKILL)
+            failed(c, req, "")
+            assert os.listdir(d.state + "/templates") == ["second"]
+        c.call("machine.stop", {"id": m})
+    d.kill()
+    d.start()
+    with d.client() as c:
+        i = wait_for(lambda: c.call("clone", {"template": "second"}))["clones"][0]["id"]
+        assert invoke(c, i, b"echo again") == b"again"
+        c.call("template.remove", {"name": "second", "force": True})
+
+
 if __name__ == "__main__":
     thawtest.main(globals())
