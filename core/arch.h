@@ -23,8 +23,16 @@ void arch_dirty_kvm(const struct machine *m);
 /* The guest's clock, the counter and its rate, for the identity page. */
 void arch_time_now(struct machine *m, struct ident *id);
 
-/* Load the kernel and fill cpu[]->s. */
-int arch_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
+/* Is this file (a kernel) one that boots here, and does it want ACPI? Sets
+ * cfg->acpi. */
+int arch_probe_kernel(
+	int fd, struct machine_config *cfg, struct err *e) MUST_USE;
+/* Load the kernel and the initrd (-1: none) and fill cpu[]->s. */
+int arch_boot(struct machine *m, int kernel_fd, int initrd_fd,
+	struct err *e) MUST_USE;
+/* A new identity, for what of the architecture tells a guest of it. */
+int arch_new_generation(struct machine *m, const uint8_t generation[16],
+	struct err *e) MUST_USE;
 
 /* vCPU thread: an exit that only this architecture has. False: not known. */
 bool arch_vcpu_exit(struct vcpu *v);

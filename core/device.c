@@ -4,6 +4,7 @@
  * ask it for a route. */
 const struct device_ops *const device_types[] = {
 	&ioapic_ops,
+	&acpi_ops,
 	&serial_ops,
 	&vsock_ops,
 	&rng_ops,

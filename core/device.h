@@ -63,6 +63,7 @@ struct device {
 };
 
 extern const struct device_ops ioapic_ops; /* arch/x86/ioapic.c */
+extern const struct device_ops acpi_ops;   /* arch/x86/acpi_dev.c */
 extern const struct device_ops serial_ops; /* devices/serial.c */
 extern const struct device_ops vsock_ops;  /* devices/vsock.c */
 extern const struct device_ops rng_ops;    /* devices/rng.c */

@@ -171,11 +171,17 @@ static int wrong_state(const struct machine *m, const char *what, struct err *e)
 		machine_state_name(m->state));
 }
 
-int machine_boot(struct machine *m, int kernel_fd, struct err *e)
+int machine_probe_kernel(
+	struct machine_config *cfg, int kernel_fd, struct err *e)
+{
+	return arch_probe_kernel(kernel_fd, cfg, e);
+}
+
+int machine_boot(struct machine *m, int kernel_fd, int initrd_fd, struct err *e)
 {
 	if (m->state != MACHINE_NEW)
 		return wrong_state(m, "boot", e);
-	return arch_boot(m, kernel_fd, e);
+	return arch_boot(m, kernel_fd, initrd_fd, e);
 }
 
 int machine_prepare(struct machine *m, int kvm_fd, struct err *e)

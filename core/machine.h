@@ -80,7 +80,8 @@ struct machine_config {
 	struct machine_disk disk[MACHINE_MAX_DISKS];
 	struct machine_net net[MACHINE_MAX_NETS];
 	uint32_t rng; /* 1: an entropy device */
-	uint32_t reserved2;
+	uint32_t acpi; /* 1: ACPI tables and the device behind them */
+	char initrd[256]; /* as kernel; empty: none */
 };
 extern const struct st_desc machine_config_desc;
 /* Its devices: do they make sense, each and together? */
@@ -198,9 +199,14 @@ int machine_init(struct machine *m, const struct machine_config *cfg,
 	struct err *e) MUST_USE;
 void machine_destroy(struct machine *m);
 
+/* What the configuration has to say because of this kernel (an open file);
+ * before machine_init(). Refuses what is no kernel. */
+int machine_probe_kernel(
+	struct machine_config *cfg, int kernel_fd, struct err *e) MUST_USE;
 /* Cold boot: load the kernel image (kernel_fd, or the built-in guest when -1)
- * into m->mem and set the boot vCPU state. */
-int machine_boot(struct machine *m, int kernel_fd, struct err *e) MUST_USE;
+ * and the initrd (-1: none) into m->mem and set the boot vCPU state. */
+int machine_boot(struct machine *m, int kernel_fd, int initrd_fd,
+	struct err *e) MUST_USE;
 
 /* For a zygote, once its state is complete: ask the host what every clone would
  * ask again, and find out, in a VM that is thrown away, whether it takes this

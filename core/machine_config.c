@@ -17,7 +17,8 @@ static const struct st_field config_fields[] = {
 	ST_SUBS(struct machine_config, net, &machine_net_desc, MACHINE_MAX_NETS,
 		2),
 	ST_U(struct machine_config, rng, 2),
-	ST_U(struct machine_config, reserved2, 2),
+	ST_U(struct machine_config, acpi, 2),
+	ST_RAW(struct machine_config, initrd, 2),
 };
 
 static int config_check(const void *state, struct err *e)
@@ -45,11 +46,16 @@ static int config_check(const void *state, struct err *e)
 	if (c->builtin > 1)
 		return err_set(e, -EINVAL, "builtin: %u is neither 0 nor 1",
 			c->builtin);
-	if (c->reserved || c->reserved2)
+	if (c->acpi > 1 || (c->acpi && c->builtin))
+		return err_set(e, -EINVAL, "acpi: %u does not fit", c->acpi);
+	if (c->reserved)
 		return err_set(e, -EINVAL, "reserved: not 0");
 	if (!memchr(c->kernel, '\0', sizeof(c->kernel)))
 		return err_set(e, -EINVAL, "kernel: longer than %zu bytes",
 			sizeof(c->kernel) - 1);
+	if (!memchr(c->initrd, '\0', sizeof(c->initrd)))
+		return err_set(e, -EINVAL, "initrd: longer than %zu bytes",
+			sizeof(c->initrd) - 1);
 	if (!memchr(c->cmdline, '\0', sizeof(c->cmdline)))
 		return err_set(e, -EINVAL, "cmdline: longer than %zu bytes",
 			sizeof(c->cmdline) - 1);

@@ -30,7 +30,7 @@ int machine_set_identity(
 	arch_time_now(m, &now);
 	now.wall_ns = wall_ns();
 	memcpy(page, &now, sizeof(now));
-	return 0;
+	return arch_new_generation(m, id->generation, e);
 }
 
 int machine_set_time(struct machine *m, struct err *e)

@@ -140,7 +140,7 @@ void print_map(FILE *f, const msgpack_object *map, int indent);
 /* config.c: the options that make a machine's configuration, and its map. */
 struct config_opts {
 	const char *config; /* JSON file */
-	const char *kernel, *cmdline;
+	const char *kernel, *initrd, *cmdline;
 	uint64_t mem, cpus, cid;
 	struct opt_labels labels;
 };
@@ -150,6 +150,8 @@ struct config_opts {
 		"JSON file with the machine's configuration"}, \
 	{"kernel", 0, OPT_STR, "FILE", offsetof(T, m.kernel), \
 		"kernel image, or builtin (default)"}, \
+	{"initrd", 0, OPT_STR, "FILE", offsetof(T, m.initrd), \
+		"initrd of the kernel"}, \
 	{"cmdline", 0, OPT_STR, "TEXT", offsetof(T, m.cmdline), \
 		"added to the kernel's command line"}, \
 	{"mem", 'm', OPT_SIZE, "SIZE", offsetof(T, m.mem), \
@@ -160,7 +162,7 @@ struct config_opts {
 		"vsock context id of the guest"}, \
 	{"label", 0, OPT_LABEL, "KEY=VALUE", offsetof(T, m.labels), \
 		"a label, may be repeated"}, \
-	OPT_NOT_YET("initrd"), OPT_NOT_YET("disk"), OPT_NOT_YET("net")
+	OPT_NOT_YET("disk"), OPT_NOT_YET("net")
 /* clang-format on */
 /* New reference in *out; guest: the positional GUEST or NULL. */
 int config_build(struct cli *c, const struct config_opts *o, const char *guest,

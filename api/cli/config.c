@@ -49,6 +49,24 @@ static int set_kernel(struct cli *c, json_t *cfg, const char *kernel)
 	return EXIT_DONE;
 }
 
+/* As the kernel. */
+static int set_initrd(struct cli *c, json_t *cfg, const char *initrd)
+{
+	char path[4096];
+
+	if (!initrd)
+		initrd = json_string_value(json_object_get(cfg, "initrd"));
+	if (!initrd)
+		return EXIT_DONE;
+	if (cli_abspath(initrd, path, sizeof(path)))
+		return cli_fail(c, EXIT_USAGE, "%s: path too long", initrd);
+	if (access(path, F_OK))
+		return cli_fail(
+			c, EXIT_NOT_FOUND, "%s: %s", path, strerror(errno));
+	json_object_set_new(cfg, "initrd", json_string(path));
+	return EXIT_DONE;
+}
+
 static void set_labels(json_t *cfg, const struct opt_labels *l)
 {
 	json_t *map = json_object_get(cfg, "labels");
@@ -104,6 +122,8 @@ int config_build(struct cli *c, const struct config_opts *o, const char *guest,
 		cfg = json_object();
 	if (!rc)
 		rc = set_kernel(c, cfg, guest ? guest : o->kernel);
+	if (!rc)
+		rc = set_initrd(c, cfg, o->initrd);
 	if (rc) {
 		json_decref(cfg);
 		return rc;

@@ -25,6 +25,18 @@ static int parse_kernel(const msgpack_object *v, const char *path,
 	return param_path(v, path, &c->kernel, e);
 }
 
+static int parse_initrd(const msgpack_object *v, const char *path,
+	struct config *c, struct err *e)
+{
+	if (v->type == MSGPACK_OBJECT_STR)
+		(void)snprintf(c->mc.initrd, sizeof(c->mc.initrd), "%.*s",
+			(int)v->via.str.size, v->via.str.ptr);
+	else
+		(void)snprintf(
+			c->mc.initrd, sizeof(c->mc.initrd), "descriptor");
+	return param_path(v, path, &c->initrd, e);
+}
+
 static int parse_cmdline(const msgpack_object *v, const char *path,
 	struct config *c, struct err *e)
 {
@@ -138,12 +150,18 @@ int config_parse_map(const msgpack_object *o, const char *where,
 
 const struct config_key config_keys[] = {
 	{"kernel", "path", "\"builtin\"",
-		"What boots: an ELF kernel image, or `\"builtin\"` for the "
-		"guest that thaw brings along.",
+		"What boots: a Linux kernel (bzImage or ELF), a guest of your "
+		"own (see functions.md), or `\"builtin\"` for the guest that "
+		"thaw brings along.",
 		parse_kernel},
-	{"initrd", "path", "none", "Refused: not supported yet.",
-		parse_unsupported},
-	{"cmdline", "string", "\"\"", "The kernel's command line.",
+	{"initrd", "path", "none",
+		"The first root file system of a kernel of your own.",
+		parse_initrd},
+	{"cmdline", "string", "\"\"",
+		"The kernel's command line. A kernel of your own also gets "
+		"`console=ttyS0 panic=-1 reboot=k pci=off`, each unless the "
+		"line has "
+		"its own.",
 		parse_cmdline},
 	{"memory", "size or bytes", "\"128M\"",
 		"Guest memory, a multiple of 2 MiB from 32M on.", parse_memory},
@@ -165,6 +183,7 @@ int config_parse(const msgpack_object *o, struct config *c, struct err *e)
 
 	memset(c, 0, sizeof(*c));
 	c->kernel.fd = -1;
+	c->initrd.fd = -1;
 	c->mc.memory = DEFAULT_MEMORY;
 	c->mc.cpus = 1;
 	c->mc.builtin = 1;
@@ -172,6 +191,10 @@ int config_parse(const msgpack_object *o, struct config *c, struct err *e)
 	(void)snprintf(c->mc.kernel, sizeof(c->mc.kernel), "builtin");
 	if (o)
 		r = config_parse_map(o, "", config_keys, nconfig_keys, c, e);
+	if (!r && c->mc.initrd[0] && c->mc.builtin)
+		return err_set(e, -EINVAL,
+			"initrd: the built-in guest has no use for one; name a "
+			"kernel");
 	return r;
 }
 

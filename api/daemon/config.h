@@ -13,6 +13,7 @@
 struct config {
 	struct machine_config mc;
 	struct path_arg kernel;       /* neither path nor fd: built-in guest */
+	struct path_arg initrd;       /* neither: none */
 	const msgpack_object *labels; /* map of strings, or NULL */
 	struct path_arg disk[MACHINE_MAX_DISKS]; /* files of mc.disk */
 	int64_t tap_fd[MACHINE_MAX_NETS]; /* taps that came as descriptors */

@@ -247,6 +247,7 @@ static int from_config(struct creation *c, const struct config *cfg,
 		.kind = ENTRY_BUILDER,
 		.role = CTL_ROLE_BUILDER,
 		.file = -1,
+		.initrd = -1,
 		.listener = -1,
 		.ready = c->ready,
 		.timeout_ms = a->timeout_ms,
@@ -265,11 +266,21 @@ static int from_config(struct creation *c, const struct config *cfg,
 		if (s.file < 0)
 			return s.file;
 	}
+	if (cfg->mc.initrd[0]) {
+		s.initrd = peerfile_read(
+			c->d, c->r, "config.initrd", &cfg->initrd, e);
+		if (s.initrd < 0) {
+			(void)close(s.file);
+			return s.initrd;
+		}
+	}
 	(void)snprintf(id, sizeof(id), "%s-builder", c->t->name);
 	s.id = id;
 	r = starter_begin(c->d, &s, &c->builder, e);
 	if (s.file >= 0)
 		(void)close(s.file);
+	if (s.initrd >= 0)
+		(void)close(s.initrd);
 	return r;
 }
 

@@ -71,6 +71,12 @@ static int open_files(struct request *r, struct args *a,
 		s->file = peerfile_read(d, r, "config.kernel", &cfg->kernel, e);
 	if ((!s->cfg || !cfg->mc.builtin) && s->file < 0)
 		return s->file;
+	if (s->cfg && cfg->mc.initrd[0]) {
+		s->initrd =
+			peerfile_read(d, r, "config.initrd", &cfg->initrd, e);
+		if (s->initrd < 0)
+			return s->initrd;
+	}
 	if (!a->vsock.path.p && a->vsock.fd < 0)
 		return 0;
 	if (s->cfg && !cfg->mc.vsock_cid)
@@ -128,6 +134,7 @@ int machine_create_method(
 	struct start s = {.kind = ENTRY_MACHINE,
 		.role = CTL_ROLE_MACHINE,
 		.file = -1,
+		.initrd = -1,
 		.listener = -1,
 		.name = a->name,
 		.hostname = a->hostname,
@@ -152,6 +159,8 @@ int machine_create_method(
 		rc = create(d, r, a, &s, &l, e);
 	if (s.file >= 0)
 		(void)close(s.file);
+	if (s.initrd >= 0)
+		(void)close(s.initrd);
 	if (s.listener >= 0)
 		(void)close(s.listener);
 	if (l)

@@ -111,7 +111,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	struct ctl_overrides o = {.cid = start->cid};
 	struct ctl_msg m = {.type = CTL_SETUP};
 	unsigned nfds = 0;
-	struct ctl_fd fds[2];
+	struct ctl_fd fds[3];
 
 	if (start->hostname && start->hostname[0])
 		(void)snprintf(
@@ -125,6 +125,8 @@ static int send_setup(struct daemon *d, const struct start *start,
 	if (start->file >= 0)
 		fds[nfds++] = (struct ctl_fd){start->file,
 			start->cfg ? CTL_FD_KERNEL : CTL_FD_SNAPSHOT, 0};
+	if (start->initrd >= 0)
+		fds[nfds++] = (struct ctl_fd){start->initrd, CTL_FD_INITRD, 0};
 	if (start->listener >= 0)
 		fds[nfds++] =
 			(struct ctl_fd){start->listener, CTL_FD_LISTENER, 0};

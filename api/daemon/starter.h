@@ -25,6 +25,7 @@ struct start {
 	enum ctl_role role;
 	const char *id, *name; /* name may be NULL */
 	int file;     /* borrowed: kernel or snapshot, -1: built-in guest */
+	int initrd;   /* borrowed; -1: none */
 	int listener; /* borrowed: vsock socket, or -1 */
 	const char *hostname; /* NULL or "": none */
 	uint32_t cid;

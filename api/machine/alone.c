@@ -29,11 +29,13 @@ static void agent_ready(void *arg, int status, const msgpack_object *result,
 			(unsigned long long)((now_ns() - w->born) / 1000));
 }
 
-static int boot(struct worker *w, const struct machine_config *cfg, int kernel,
-	struct err *e)
+static int boot(
+	struct worker *w, struct machine_config *cfg, int kernel, struct err *e)
 {
 	int r = kvm_open("/dev/kvm", &w->kvm, e);
 
+	if (!r && kernel >= 0)
+		r = machine_probe_kernel(cfg, kernel, e);
 	if (!r)
 		r = machine_init(&w->m, cfg, e);
 	if (r)
@@ -41,7 +43,7 @@ static int boot(struct worker *w, const struct machine_config *cfg, int kernel,
 	w->have_machine = true;
 	r = mem_create(&w->m.mem, cfg->memory, MEM_PRIVATE, -1, e);
 	if (!r)
-		r = machine_boot(&w->m, kernel, e);
+		r = machine_boot(&w->m, kernel, -1, e);
 	if (!r)
 		r = worker_new_identity(w, NULL, e);
 	if (!r)

@@ -80,25 +80,39 @@ static int start(struct setup *s, struct err *e)
 	return vsock_listen(w->m.vsock, listener, e);
 }
 
+/* The kernel decides what machine it gets. */
+static int take_kernel(struct setup *s, int *kernel, int *initrd, struct err *e)
+{
+	if (s->cfg.cpus > s->w->kvm.max_cpus)
+		return err_set(e, -EOPNOTSUPP,
+			"cpus: %u; this host's KVM gives a machine up to %u",
+			s->cfg.cpus, s->w->kvm.max_cpus);
+	if (s->cfg.builtin)
+		return 0;
+	*kernel = need_fd(s, CTL_FD_KERNEL, "a kernel", e);
+	if (*kernel < 0)
+		return *kernel;
+	*initrd = ctl_take(s->p, CTL_FD_INITRD, 0);
+	return machine_probe_kernel(&s->cfg, *kernel, e);
+}
+
 static int cold(struct setup *s, enum mem_backing backing, struct err *e)
 {
 	struct worker *w = s->w;
 	AUTO_FD kernel = -1;
+	AUTO_FD initrd = -1;
 	int r = read_payload(s, true, e);
 
+	if (!r)
+		r = take_kernel(s, &kernel, &initrd, e);
 	if (!r)
 		r = machine_init(&w->m, &s->cfg, e);
 	if (r)
 		return r;
 	w->have_machine = true;
-	if (!s->cfg.builtin) {
-		kernel = need_fd(s, CTL_FD_KERNEL, "a kernel", e);
-		if (kernel < 0)
-			return kernel;
-	}
 	r = mem_create(&w->m.mem, s->cfg.memory, backing, -1, e);
 	if (!r)
-		r = machine_boot(&w->m, kernel, e);
+		r = machine_boot(&w->m, kernel, initrd, e);
 	return r ? r : start(s, e);
 }
 

@@ -94,7 +94,7 @@ def test_configuration(d):
         bad("invalid", {"devices": [{"type": "teapot"}]}, "devices[0].type")
         bad("unsupported", {"devices": [{"type": "block"}]}, "devices[0]")
         bad("invalid", {"devices": [{"type": "vsock", "cid": 1}]}, "devices[0].cid")
-        bad("unsupported", {"initrd": "/x"}, "initrd")
+        bad("invalid", {"initrd": "/x"}, "initrd")
         bad(("not_found", "invalid"), {"kernel": "/no/such/kernel"}, "/no/such/kernel")
         c.fails(("invalid", "corrupt", "unsupported"), "template.create", {"name": "q", "config": {"kernel": "/etc/passwd"}})
 

@@ -78,7 +78,7 @@ void stub_boot(struct stub *s, const struct machine_config *cfg,
 	assert_int_equal(loop_init(&s->loop), 0);
 	if (machine_init(&s->m, cfg, &e) ||
 		mem_create(&s->m.mem, cfg->memory, MEM_PRIVATE, -1, &e) ||
-		machine_boot(&s->m, fd, &e))
+		machine_boot(&s->m, fd, -1, &e))
 		fail_msg("%s", e.msg);
 	s->m.loop = &s->loop;
 }

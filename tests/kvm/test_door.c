@@ -236,7 +236,7 @@ static void test_life_cycle(void **state)
 	assert_int_equal(machine_set_time(&s.m, &e), -EBUSY);
 	stub_realize(&s);
 	assert_int_equal(machine_realize(&s.m, s.kvm.fd, &e), -EBUSY);
-	assert_int_equal(machine_boot(&s.m, -1, &e), -EBUSY);
+	assert_int_equal(machine_boot(&s.m, -1, -1, &e), -EBUSY);
 	assert_int_equal(machine_pause(&s.m, 100, &e), -EBUSY);
 	stub_resume(&s);
 	assert_int_equal(machine_resume(&s.m, &e), -EBUSY);

@@ -1,6 +1,6 @@
 /* Kernel images: a good one, and many that lie. */
 #include "tests/unit/test.h"
-#include "core/arch/x86/elf.h"
+#include "core/arch/x86/image.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -10,47 +10,46 @@
 #define LOW  0x100000ULL
 #define BODY 64
 
-struct image {
+struct elf_file {
 	Elf64_Ehdr h;
 	Elf64_Phdr p[2];
 	uint8_t body[BODY];
 };
 
-static struct image good(void)
+static struct elf_file good(void)
 {
-	struct image i = {
+	struct elf_file i = {
 		.h = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB,
 			      EV_CURRENT},
 			.e_type = ET_EXEC,
 			.e_machine = EM_X86_64,
 			.e_version = EV_CURRENT,
 			.e_entry = LOW + 16,
-			.e_phoff = offsetof(struct image, p),
+			.e_phoff = offsetof(struct elf_file, p),
 			.e_phentsize = sizeof(Elf64_Phdr),
 			.e_phnum = 2},
 		.p = {{.p_type = PT_LOAD,
-			      .p_offset = offsetof(struct image, body),
+			      .p_offset = offsetof(struct elf_file, body),
 			      .p_vaddr = LOW,
 			      .p_paddr = LOW,
 			      .p_filesz = BODY,
 			      .p_memsz = 2 * BODY},
-			{.p_type = PT_NOTE, .p_offset = ~0ULL}},
+			{.p_type = PT_NOTE}},
 	};
 
 	memset(i.body, 0xa5, sizeof(i.body));
 	return i;
 }
 
-static int load_bytes(
-	const void *p, size_t n, struct elf_image *out, struct err *e)
+static int load_bytes(const void *p, size_t n, struct image *out, struct err *e)
 {
-	struct elf_src src = {.buf = p, .fd = -1, .size = n};
+	struct image_src src = {.buf = p, .fd = -1, .size = n};
 	struct mem mem;
 	int r;
 
 	assert_int_equal(mem_create(&mem, 4 * MIB, MEM_PRIVATE, -1, e), 0);
-	r = elf_load(&mem, &src, LOW, out, e);
-	if (!r && n == sizeof(struct image)) {
+	r = image_load(&mem, &src, LOW, out, e);
+	if (!r && n == sizeof(struct elf_file)) {
 		uint8_t body[2 * BODY];
 
 		assert_int_equal(mem_read(&mem, LOW, body, sizeof(body)), 0);
@@ -63,7 +62,7 @@ static int load_bytes(
 
 static void refused(const void *p, size_t n, int code, const char *why)
 {
-	struct elf_image out;
+	struct image out;
 	struct err e = {0};
 
 	assert_int_equal(load_bytes(p, n, &out, &e), code);
@@ -72,15 +71,15 @@ static void refused(const void *p, size_t n, int code, const char *why)
 		fail_msg("\"%s\" does not say \"%s\"", e.msg, why);
 }
 
-static void refused_image(const struct image *i, const char *why)
+static void refused_image(const struct elf_file *i, const char *why)
 {
 	refused(i, sizeof(*i), -EINVAL, why);
 }
 
 static void test_good(void **state)
 {
-	struct image i = good();
-	struct elf_image out;
+	struct elf_file i = good();
+	struct image out;
 	struct err e;
 
 	(void)state;
@@ -97,33 +96,33 @@ static void test_good(void **state)
 
 static void test_file(void **state)
 {
-	struct image i = good();
-	struct elf_image out;
+	struct elf_file i = good();
+	struct image out;
 	struct mem mem;
 	struct err e;
 	AUTO_FD fd = memfd_create("elf", MFD_CLOEXEC);
-	struct elf_src src = {.fd = fd, .size = sizeof(i)};
+	struct image_src src = {.fd = fd, .size = sizeof(i)};
 	uint8_t byte = 0;
 
 	(void)state;
 	assert_int_equal(write_full(fd, &i, sizeof(i)), 0);
 	assert_int_equal(mem_create(&mem, 4 * MIB, MEM_PRIVATE, -1, &e), 0);
-	assert_int_equal(elf_load(&mem, &src, LOW, &out, &e), 0);
+	assert_int_equal(image_load(&mem, &src, LOW, &out, &e), 0);
 	assert_int_equal(mem_read(&mem, LOW + BODY - 1, &byte, 1), 0);
 	assert_int_equal(byte, 0xa5);
 	/* shorter than it was when it was measured */
 	assert_int_equal(ftruncate(fd, sizeof(i) - 1), 0);
-	assert_true(elf_load(&mem, &src, LOW, &out, &e) < 0);
+	assert_true(image_load(&mem, &src, LOW, &out, &e) < 0);
 	mem_destroy(&mem);
 }
 
 static void test_header(void **state)
 {
-	struct image i = good();
+	struct elf_file i = good();
 
 	(void)state;
 	i.h.e_ident[1] = 'L';
-	refused_image(&i, "not an ELF image");
+	refused_image(&i, "neither an ELF image nor a bzImage");
 	i = good();
 	i.h.e_ident[EI_CLASS] = ELFCLASS32;
 	refused_image(&i, "64-bit");
@@ -155,7 +154,7 @@ static void test_header(void **state)
 
 static void test_segments(void **state)
 {
-	struct image i = good();
+	struct elf_file i = good();
 
 	(void)state;
 	i.p[1].p_type = PT_INTERP;
@@ -182,8 +181,14 @@ static void test_segments(void **state)
 	i.p[0].p_memsz = ~0ULL;
 	refused_image(&i, "outside the machine's memory");
 	i = good();
-	i.p[0].p_type = PT_NOTE;
+	i.p[0].p_type = PT_NULL;
 	refused_image(&i, "nothing to load");
+	i = good();
+	i.p[1].p_offset = ~0ULL;
+	i.p[1].p_filesz = 16;
+	refused_image(&i, "notes lie outside");
+	i.p[1].p_filesz = 1 * MIB;
+	refused_image(&i, "notes have");
 }
 
 static void test_other_kinds(void **state)
@@ -196,14 +201,14 @@ static void test_other_kinds(void **state)
 
 	(void)state;
 	memcpy(bz + 0x202, "HdrS", 4);
-	refused(bz, sizeof(bz), -EOPNOTSUPP, "bzImage");
+	refused(bz, sizeof(bz), -EOPNOTSUPP, "boot protocol");
 	refused(gz, sizeof(gz), -EINVAL, "gzip");
 }
 
 static void test_truncated(void **state)
 {
-	struct image i = good();
-	struct elf_image out;
+	struct elf_file i = good();
+	struct image out;
 	struct err e;
 
 	(void)state;

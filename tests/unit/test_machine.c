@@ -153,7 +153,7 @@ static void boot(struct machine *m, const struct machine_config *cfg, int want,
 	assert_int_equal(machine_init(m, cfg, e), 0);
 	assert_int_equal(
 		mem_create(&m->mem, cfg->memory, MEM_PRIVATE, -1, e), 0);
-	assert_int_equal(machine_boot(m, -1, e), want);
+	assert_int_equal(machine_boot(m, -1, -1, e), want);
 }
 
 /* The built-in guest in memory, the zero page and the command line. */

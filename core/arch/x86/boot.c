@@ -1,48 +1,15 @@
 /*
- * Cold boot: Linux 64-bit boot protocol (Documentation/arch/x86/boot.rst,
- * "64-bit Boot Protocol") for ELF kernels.
- *
- * Low memory, all below the reserved identity page:
- *
- *   0x500    GDT: null, null, code 0x10, data 0x18 (the protocol's selectors)
- *   0x7000   boot_params, the "zero page"; RSI points here
- *   0x8000   end of a first stack
- *   0x9000   page tables: PML4, PDPT, four page directories: 4 GiB identity
- *   0x20000  command line
- *   0x9e000  identity page (core/guest/abi.h)
- *   1 MiB    from here the kernel may be loaded
+ * Cold boot of a kernel: Linux' 64-bit boot protocol
+ * (Documentation/arch/x86/boot.rst) or PVH (Xen's docs/misc/pvh.pandoc).
+ * What stands where in low memory: boot.h.
  */
+#include "core/arch/x86/boot.h"
 #include "core/arch.h"
-#include "core/arch/x86/elf.h"
+#include "core/arch/x86/acpi.h"
 #include "core/arch/x86/vcpu_state.h"
-#include "core/virtio.h"
 
-#include <asm/bootparam.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-
-#define GDT_ADDR     0x500
-#define ZEROPAGE     0x7000
-#define STACK_TOP    0x8ff0
-#define PML4_ADDR    0x9000
-#define PDPT_ADDR    0xa000
-#define PD_ADDR      0xb000
-#define NPD          4
-#define CMDLINE_ADDR 0x20000
-#define HIGH_START   0x100000
-/* COMMAND_LINE_SIZE of Linux on x86, with the final NUL */
-#define CMDLINE_SIZE 2048
-
-#define E820_RAM      1
-#define E820_RESERVED 2
-
-/* GDT entries: type and s, l or db, granularity; base 0, limit 4 GiB. */
-#define GDT_CODE64 0x00af9b000000ffffULL
-#define GDT_DATA   0x00cf93000000ffffULL
-#define CODE_SEL   0x10
-#define DATA_SEL   0x18
 
 /* SDM 3A 2.5, 2.2.1 */
 #define CR0_PE   1ULL
@@ -53,124 +20,12 @@
 #define EFER_LME (1ULL << 8)
 #define EFER_LMA (1ULL << 10)
 
-/* SDM 3A 4.5: present, writable; a 2 MiB page */
-#define PT_TABLE 0x3ULL
-#define PT_LARGE 0x83ULL
-
 /* SDM 3A 12.11.2.1: MTRRs on, default write-back */
 #define MTRR_ON_WB 0x806
 /* SDM 4: fast strings; as after a BIOS */
 #define MISC_FAST_STRING 1
 
 extern const unsigned char guest_builtin_start[], guest_builtin_end[];
-
-static int no_room(struct err *e)
-{
-	return err_set(e, -EINVAL, "no memory for the boot data");
-}
-
-static int write_tables(const struct mem *mem, struct err *e)
-{
-	static const uint64_t gdt[] = {0, 0, GDT_CODE64, GDT_DATA};
-	uint64_t *pml4 = mem_at(mem, PML4_ADDR, 4096, MEM_WRITE);
-	uint64_t *pdpt = mem_at(mem, PDPT_ADDR, 4096, MEM_WRITE);
-	uint64_t *pd = mem_at(mem, PD_ADDR, NPD * 4096, MEM_WRITE);
-
-	if (!pml4 || !pdpt || !pd ||
-		mem_write(mem, GDT_ADDR, gdt, sizeof(gdt)) < 0)
-		return no_room(e);
-	pml4[0] = PDPT_ADDR | PT_TABLE;
-	for (uint64_t i = 0; i < NPD; i++)
-		pdpt[i] = (PD_ADDR + i * 4096) | PT_TABLE;
-	for (uint64_t i = 0; i < NPD * 512ULL; i++)
-		pd[i] = i << 21 | PT_LARGE;
-	return 0;
-}
-
-static void e820_add(
-	struct boot_params *bp, uint64_t start, uint64_t end, uint32_t type)
-{
-	struct boot_e820_entry *t;
-
-	if (start >= end || bp->e820_entries >= E820_MAX_ENTRIES_ZEROPAGE)
-		return;
-	t = &bp->e820_table[bp->e820_entries++];
-	t->addr = start;
-	t->size = end - start;
-	t->type = type;
-}
-
-static void fill_e820(struct boot_params *bp, const struct mem *mem)
-{
-	e820_add(bp, 0, IDENT_GPA, E820_RAM);
-	/* The identity page up to where a BIOS area would be, then the legacy
-	 * hole. */
-	e820_add(bp, IDENT_GPA, HIGH_START, E820_RESERVED);
-	e820_add(bp, HIGH_START, mem->region[0].size, E820_RAM);
-	if (mem->nregions > 1)
-		e820_add(bp, mem->region[1].gpa,
-			mem->region[1].gpa + mem->region[1].size, E820_RAM);
-}
-
-static int write_zeropage(
-	const struct mem *mem, size_t cmdline_len, struct err *e)
-{
-	struct boot_params bp;
-
-	memset(&bp, 0, sizeof(bp));
-	bp.hdr.boot_flag = 0xaa55;
-	bp.hdr.header = 0x53726448; /* "HdrS" */
-	bp.hdr.type_of_loader = 0xff;
-	bp.hdr.loadflags = 1; /* LOADED_HIGH */
-	bp.hdr.kernel_alignment = 0x1000000;
-	bp.hdr.cmd_line_ptr = CMDLINE_ADDR;
-	bp.hdr.cmdline_size = (uint32_t)cmdline_len;
-	fill_e820(&bp, mem);
-	return mem_write(mem, ZEROPAGE, &bp, sizeof(bp)) < 0 ? no_room(e) : 0;
-}
-
-static bool append(char *buf, size_t *len, const char *text)
-{
-	size_t n = strlen(text);
-
-	if (*len + n + 1 > CMDLINE_SIZE)
-		return false;
-	memcpy(buf + *len, text, n + 1);
-	*len += n;
-	return true;
-}
-
-/* What the configuration says, then what only the machine knows. */
-static int write_cmdline(struct machine *m, size_t *out_len, struct err *e)
-{
-	char line[CMDLINE_SIZE] = "";
-	char word[96];
-	size_t len = 0;
-	uint32_t slot;
-	bool fits;
-
-	fits = append(line, &len, m->cfg.cmdline);
-	(void)snprintf(word, sizeof(word), "%sthaw.ident=0x%x", len ? " " : "",
-		IDENT_GPA);
-	fits = fits && append(line, &len, word);
-	for (unsigned i = 0; i < m->ndevs; i++) {
-		if (!m->dev[i]->window)
-			continue;
-		slot = m->dev[i]->window - 1;
-		(void)snprintf(word, sizeof(word),
-			" virtio_mmio.device=4K@0x%llx:%u",
-			VMMIO_BASE + slot * VMMIO_SIZE, VMMIO_GSI_BASE + slot);
-		fits = fits && append(line, &len, word);
-	}
-	if (!fits)
-		return err_set(e, -EINVAL,
-			"cmdline: %zu bytes leave no room for what the machine "
-			"adds; the limit is %d in all",
-			strlen(m->cfg.cmdline), CMDLINE_SIZE - 1);
-	*out_len = len;
-	return mem_write(&m->mem, CMDLINE_ADDR, line, len + 1) < 0 ? no_room(e)
-								   : 0;
-}
 
 static struct kvm_segment segment(uint16_t sel, uint8_t type, bool code)
 {
@@ -196,58 +51,102 @@ static void add_msr(struct vcpu_state *s, uint32_t index, uint64_t value)
 	s->msrs_len += (uint32_t)sizeof(*m);
 }
 
-static void boot_vcpu(struct vcpu_state *s, uint64_t entry)
+static void boot_segments(struct kvm_sregs *r, bool code64)
+{
+	r->cs = segment(BOOT_CODE_SEL, 11, code64);
+	r->ds = r->es = r->fs = r->gs = r->ss =
+		segment(BOOT_DATA_SEL, 3, false);
+	r->gdt.base = BOOT_GDT;
+	r->gdt.limit = BOOT_GDT_SIZE - 1;
+	r->idt.base = 0;
+	r->idt.limit = 0;
+}
+
+static void boot_linux64(struct vcpu_state *s, uint64_t entry)
 {
 	struct kvm_sregs *r = &s->sregs;
 
 	s->regs.rip = entry;
-	s->regs.rsp = STACK_TOP;
-	s->regs.rbp = STACK_TOP;
-	s->regs.rsi = ZEROPAGE;
-	r->cs = segment(CODE_SEL, 11, true);
-	r->ds = r->es = r->fs = r->gs = r->ss = segment(DATA_SEL, 3, false);
-	r->gdt.base = GDT_ADDR;
-	r->gdt.limit = 4 * 8 - 1;
-	r->idt.base = 0;
-	r->idt.limit = 0;
+	s->regs.rsp = BOOT_STACK_TOP;
+	s->regs.rbp = BOOT_STACK_TOP;
+	s->regs.rsi = BOOT_ZEROPAGE;
+	boot_segments(r, true);
 	r->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_PG;
-	r->cr3 = PML4_ADDR;
+	r->cr3 = BOOT_PML4;
 	r->cr4 = CR4_PAE;
 	r->efer = EFER_LME | EFER_LMA;
 }
 
-static int load_kernel(
-	struct machine *m, int fd, struct elf_image *img, struct err *e)
+/* 32-bit protected mode without paging, flat segments, a TSS of 0x67. */
+static void boot_pvh(struct vcpu_state *s, uint64_t entry)
 {
-	struct elf_src src = {.fd = fd};
-	struct stat st;
+	struct kvm_sregs *r = &s->sregs;
 
-	if (fd < 0) {
-		src.buf = guest_builtin_start;
-		src.size = (uint64_t)(guest_builtin_end - guest_builtin_start);
-	} else {
-		if (fstat(fd, &st))
-			return err_sys(e, -errno, "the kernel");
-		if (!S_ISREG(st.st_mode))
-			return err_set(
-				e, -EINVAL, "the kernel is not a regular file");
-		src.size = (uint64_t)st.st_size;
-	}
-	return elf_load(&m->mem, &src, HIGH_START, img, e);
+	s->regs.rip = entry;
+	s->regs.rbx = BOOT_PVH_INFO;
+	boot_segments(r, false);
+	r->tr = (struct kvm_segment){.limit = 0x67,
+		.selector = BOOT_TSS_SEL,
+		.type = 11,
+		.present = 1};
+	r->cr0 = CR0_PE | CR0_ET;
 }
 
-int arch_boot(struct machine *m, int kernel_fd, struct err *e)
+static int open_kernel(int fd, struct image_src *src, struct err *e)
 {
-	struct elf_image img = {0};
-	size_t len = 0;
-	int r = load_kernel(m, kernel_fd, &img, e);
+	if (fd >= 0)
+		return image_open(fd, src, e);
+	*src = (struct image_src){.buf = guest_builtin_start,
+		.fd = -1,
+		.size = (uint64_t)(guest_builtin_end - guest_builtin_start)};
+	return 0;
+}
+
+int arch_probe_kernel(int fd, struct machine_config *cfg, struct err *e)
+{
+	struct image_src src;
+	struct image img;
+	int r = image_open(fd, &src, e);
 
 	if (!r)
-		r = write_tables(&m->mem, e);
+		r = image_probe(&src, &img, e);
+	cfg->acpi = !r && img.general;
+	return r;
+}
+
+/* Everything that the kernel finds in memory. */
+static int fill_memory(struct machine *m, int kernel, int initrd,
+	struct image *img, struct err *e)
+{
+	char line[MACHINE_CMDLINE_MAX];
+	struct boot_info b = {0};
+	struct image_src src;
+	int r = open_kernel(kernel, &src, e);
+
 	if (!r)
-		r = write_cmdline(m, &len, e);
+		r = image_load(&m->mem, &src, BOOT_LOW_END, &b.img, e);
 	if (!r)
-		r = write_zeropage(&m->mem, len, e);
+		r = boot_cmdline(m, &b.img, line, sizeof(line), e);
+	if (!r && initrd >= 0)
+		r = boot_load_initrd(&m->mem, initrd, &b, e);
+	if (!r)
+		r = boot_write_tables(&m->mem, e);
+	if (!r && m->cfg.acpi)
+		r = acpi_write(m, &b.rsdp, e);
+	if (r < 0)
+		return r;
+	b.cmdline_len = (uint32_t)strlen(line);
+	if (mem_write(&m->mem, BOOT_CMDLINE, line, b.cmdline_len + 1) < 0)
+		return err_set(e, -EINVAL, "no memory for the command line");
+	*img = b.img;
+	return boot_write_info(&m->mem, &b, e);
+}
+
+int arch_boot(struct machine *m, int kernel_fd, int initrd_fd, struct err *e)
+{
+	struct image img = {0};
+	int r = fill_memory(m, kernel_fd, initrd_fd, &img, e);
+
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < m->ncpus; i++) {
@@ -260,6 +159,9 @@ int arch_boot(struct machine *m, int kernel_fd, struct err *e)
 		if (!m->cfg.builtin)
 			lapic_write(&s->lapic, LAPIC_LVT1, 0x400);
 	}
-	boot_vcpu(m->cpu[0]->s, img.entry);
+	if (img.how == IMAGE_PVH)
+		boot_pvh(m->cpu[0]->s, img.entry);
+	else
+		boot_linux64(m->cpu[0]->s, img.entry);
 	return 0;
 }

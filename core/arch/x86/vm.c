@@ -1,5 +1,6 @@
 /* The parts of a VM that only x86 has. */
 #include "core/arch.h"
+#include "core/arch/x86/acpi.h"
 #include "core/arch/x86/host.h"
 #include "core/arch/x86/ioapic.h"
 #include "core/arch/x86/vcpu_state.h"
@@ -80,6 +81,12 @@ int arch_vm_set(struct machine *m, struct err *e)
 		return 0;
 	r = kvm_ioctl(m->vm_fd, KVM_SET_CLOCK, &c);
 	return r < 0 ? err_sys(e, r, "KVM_SET_CLOCK") : 0;
+}
+
+int arch_new_generation(
+	struct machine *m, const uint8_t generation[16], struct err *e)
+{
+	return acpi_new_generation(m, generation, e);
 }
 
 void arch_time_now(struct machine *m, struct ident *id)
