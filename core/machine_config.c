@@ -46,8 +46,9 @@ static int config_check(const void *state, struct err *e)
 	if (c->builtin > 1)
 		return err_set(e, -EINVAL, "builtin: %u is neither 0 nor 1",
 			c->builtin);
-	if (c->acpi > 1 || (c->acpi && c->builtin))
-		return err_set(e, -EINVAL, "acpi: %u does not fit", c->acpi);
+	if (c->acpi > 1)
+		return err_set(
+			e, -EINVAL, "acpi: %u is neither 0 nor 1", c->acpi);
 	if (c->reserved)
 		return err_set(e, -EINVAL, "reserved: not 0");
 	if (!memchr(c->kernel, '\0', sizeof(c->kernel)))

@@ -54,7 +54,7 @@ void fake_machine_1_0(struct machine *m, uint64_t memory)
 
 void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b)
 {
-	struct machine_config cfg = {.memory = memory, .rng = 1};
+	struct machine_config cfg = {.memory = memory, .rng = 1, .acpi = 1};
 
 	make(m, &cfg, b);
 }

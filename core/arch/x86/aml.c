@@ -157,15 +157,15 @@ void aml_method(struct aml *a, const char *name, unsigned nargs)
 	byte(a, (uint8_t)(nargs | METHOD_SERIALIZED));
 }
 
-static void name(struct aml *a, const char *path)
+static void put_name(struct aml *a, const char *name)
 {
 	byte(a, OP_NAME);
-	aml_path(a, path);
+	aml_path(a, name);
 }
 
-void aml_package(struct aml *a, const char *path, unsigned n)
+void aml_package(struct aml *a, const char *name, unsigned n)
 {
-	name(a, path);
+	put_name(a, name);
 	byte(a, OP_PACKAGE);
 	begin(a);
 	byte(a, (uint8_t)n);
@@ -180,15 +180,15 @@ void aml_if_arg0(struct aml *a, uint64_t v)
 	aml_int(a, v);
 }
 
-void aml_name_int(struct aml *a, const char *path, uint64_t v)
+void aml_name_int(struct aml *a, const char *name, uint64_t v)
 {
-	name(a, path);
+	put_name(a, name);
 	aml_int(a, v);
 }
 
-void aml_name_str(struct aml *a, const char *path, const char *s)
+void aml_name_str(struct aml *a, const char *name, const char *s)
 {
-	name(a, path);
+	put_name(a, name);
 	aml_str(a, s);
 }
 
@@ -199,22 +199,22 @@ static uint32_t hex(char c)
 
 /* 19.6.35: three letters of 5 bits, four hexadecimal digits; the bytes of the
  * result stand in reverse. */
-void aml_name_eisa(struct aml *a, const char *path, const char *id)
+void aml_name_eisa(struct aml *a, const char *name, const char *id)
 {
 	uint32_t v = (id[0] & 31U) << 26 | (id[1] & 31U) << 21 |
 		     (id[2] & 31U) << 16 | hex(id[3]) << 12 | hex(id[4]) << 8 |
 		     hex(id[5]) << 4 | hex(id[6]);
 
-	aml_name_int(a, path, __builtin_bswap32(v));
+	aml_name_int(a, name, __builtin_bswap32(v));
 }
 
 void aml_name_res(
-	struct aml *a, const char *path, const uint8_t *desc, size_t n)
+	struct aml *a, const char *name, const uint8_t *desc, size_t n)
 {
 	/* 6.4.2.9: a checksum of 0 is not looked at */
 	static const uint8_t end[] = {0x79, 0};
 
-	name(a, path);
+	put_name(a, name);
 	byte(a, OP_BUFFER);
 	begin(a);
 	aml_int(a, n + sizeof(end));

@@ -105,7 +105,7 @@ static int open_kernel(int fd, struct image_src *src, struct err *e)
 int arch_probe_kernel(int fd, struct machine_config *cfg, struct err *e)
 {
 	struct image_src src;
-	struct image img;
+	struct image img = {0};
 	int r = image_open(fd, &src, e);
 
 	if (!r)

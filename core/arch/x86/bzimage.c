@@ -83,7 +83,8 @@ static int read_header(
 	 * mode kernel header"): older kernels have a shorter one. */
 	r = image_read(src, 0x201, &jump, sizeof(jump));
 	if (!r) {
-		len = min_u64((uint64_t)MAGIC_OFFSET + jump - HDR_OFFSET, sizeof(*h));
+		len = min_u64(
+			(uint64_t)MAGIC_OFFSET + jump - HDR_OFFSET, sizeof(*h));
 		memset(h, 0, sizeof(*h));
 		r = image_read(src, HDR_OFFSET, h, len);
 	}
@@ -98,7 +99,7 @@ int bzimage_load(const struct mem *mem, const struct image_src *src,
 	uint64_t low, struct image *out, struct err *e)
 {
 	struct setup_header *h = &out->hdr;
-	uint64_t off, size;
+	uint64_t off, size, end;
 	void *dst;
 	int r = read_header(src, h, e);
 
@@ -106,12 +107,12 @@ int bzimage_load(const struct mem *mem, const struct image_src *src,
 		return r;
 	off = ((h->setup_sects ? h->setup_sects : 4) + 1ULL) * SECTOR;
 	size = h->syssize * 16ULL;
+	end = off + size;
 	if (size <= ENTRY64 || !range_inside(off, size, src->size))
 		return err_set(e, -EINVAL,
 			"the kernel is truncated: it says that it has %llu "
 			"bytes, the file has %llu",
-			(unsigned long long)(off + size),
-			(unsigned long long)src->size);
+			(unsigned long long)end, (unsigned long long)src->size);
 	out->general = true;
 	out->how = IMAGE_LINUX64;
 	if (h->cmdline_size)
