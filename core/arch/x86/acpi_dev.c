@@ -97,7 +97,7 @@ int acpi_new_generation(
 	struct machine *m, const uint8_t generation[16], struct err *e)
 {
 	struct acpi *a = acpi_of(m);
-	struct vmclock *c;
+	uint32_t seq = 0;
 	struct vmclock now = {
 		.magic = VMCLOCK_MAGIC,
 		.size = PAGE_SIZE_4K,
@@ -108,17 +108,21 @@ int acpi_new_generation(
 
 	if (!a)
 		return 0;
-	c = mem_at(&m->mem, ACPI_VMCLOCK, sizeof(*c), MEM_WRITE);
-	if (!c || mem_write(&m->mem, ACPI_VMGENID, generation, 16) < 0)
-		return err_set(e, -EINVAL, "no memory for the generation id");
+	if (mem_read(&m->mem, ACPI_VMCLOCK + offsetof(struct vmclock, seq),
+		    &seq, sizeof(seq)) < 0)
+		goto no_memory;
 	/* No vCPU runs, yet one may be in the middle of reading: it must find
 	 * another even number. */
-	now.seq = (c->seq | 1) + 1;
+	now.seq = (seq | 1) + 1;
 	memcpy(&now.generation, generation, sizeof(now.generation));
 	now.disruption_marker = now.generation;
-	memcpy(c, &now, sizeof(now));
+	if (mem_write(&m->mem, ACPI_VMCLOCK, &now, sizeof(now)) < 0 ||
+		mem_write(&m->mem, ACPI_VMGENID, generation, 16) < 0)
+		goto no_memory;
 	a->s.notify = 1;
 	return 0;
+no_memory:
+	return err_set(e, -EINVAL, "no memory for the generation id");
 }
 
 /* vCPU thread */
