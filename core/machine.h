@@ -79,9 +79,11 @@ struct machine_config {
 	char cmdline[MACHINE_CMDLINE_MAX];
 	struct machine_disk disk[MACHINE_MAX_DISKS];
 	struct machine_net net[MACHINE_MAX_NETS];
-	uint32_t rng;     /* 1: an entropy device */
-	uint32_t acpi;    /* 1: ACPI tables and the device behind them */
+	uint32_t rng; /* 1: an entropy device */
+	uint32_t reserved2;
 	char initrd[256]; /* as kernel; empty: none */
+	uint32_t acpi;    /* 1: ACPI tables and the device behind them */
+	uint32_t reserved3;
 };
 extern const struct st_desc machine_config_desc;
 /* Its devices: do they make sense, each and together? */

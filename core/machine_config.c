@@ -17,8 +17,10 @@ static const struct st_field config_fields[] = {
 	ST_SUBS(struct machine_config, net, &machine_net_desc, MACHINE_MAX_NETS,
 		2),
 	ST_U(struct machine_config, rng, 2),
-	ST_U(struct machine_config, acpi, 2),
-	ST_RAW(struct machine_config, initrd, 2),
+	ST_U(struct machine_config, reserved2, 2),
+	ST_RAW(struct machine_config, initrd, 3),
+	ST_U(struct machine_config, acpi, 3),
+	ST_U(struct machine_config, reserved3, 3),
 };
 
 static int config_check(const void *state, struct err *e)
@@ -49,7 +51,7 @@ static int config_check(const void *state, struct err *e)
 	if (c->acpi > 1)
 		return err_set(
 			e, -EINVAL, "acpi: %u is neither 0 nor 1", c->acpi);
-	if (c->reserved)
+	if (c->reserved || c->reserved2 || c->reserved3)
 		return err_set(e, -EINVAL, "reserved: not 0");
 	if (!memchr(c->kernel, '\0', sizeof(c->kernel)))
 		return err_set(e, -EINVAL, "kernel: longer than %zu bytes",
@@ -66,7 +68,7 @@ static int config_check(const void *state, struct err *e)
 const struct st_desc machine_config_desc = {
 	.name = "config",
 	.size = sizeof(struct machine_config),
-	.version = 2,
+	.version = 3,
 	.nfields = ARRAY_SIZE(config_fields),
 	.fields = config_fields,
 	.check = config_check,

@@ -202,7 +202,7 @@ class Snapshot:
                 state = Unpack(content).whole()
                 need(isinstance(state, Map), "state: not a map")
                 need(state.check_state() == version, "state: two versions")
-                need(version == 1 or (version == 2 and tag == CONFIG),
+                need(version == 1 or (version in (2, 3) and tag == CONFIG),
                      "state: version")
             elif tag == METADATA:
                 need(isinstance(Unpack(content).whole(), Map), "metadata")

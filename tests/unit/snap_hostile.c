@@ -423,7 +423,7 @@ const struct hostile hostile_cases[] = {
 	BAD(section_raw_length, "two lengths"),
 	BAD(section_reserved, "reserved"),
 	BAD(section_version_zero, "bad tag, version"),
-	UNSUP(section_version_new, "version 9, this thaw reads up to 2"),
+	UNSUP(section_version_new, "version 9, this thaw reads up to 3"),
 	UNSUP(section_zstd, "codec 1 is unsupported by this version"),
 	BAD(section_twice, "is there twice"),
 	BAD(section_overlap, "overlap"),
