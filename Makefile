@@ -46,7 +46,7 @@ say = @printf '  %-5s %s\n' $(1) $@
 endif
 
 .PHONY: all
-all: $(PROGRAMS) $(LIBRARIES) ## build everything (the default)
+all: $(PROGRAMS) $(LIBRARIES) $(BUILD)/thaw-agent ## build everything (the default)
 
 $(BUILD)/%.o: %.c
 	$(call say,CC)
@@ -85,6 +85,7 @@ $(PROGRAMS):
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 include core/guest/guest.mk
+include core/guest/linux/agent.mk
 include tests/tests.mk
 # Targets for people.
 
@@ -132,7 +133,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 
 install: all ## install into PREFIX (/usr/local), below DESTDIR
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(INCLUDEDIR)
-	install $(PROGRAMS) $(DESTDIR)$(BINDIR)
+	install $(PROGRAMS) $(AGENT) $(DESTDIR)$(BINDIR)
 	install -m 644 $(BUILD)/libthaw.a $(DESTDIR)$(LIBDIR)
 	install -m 644 api/thaw.h $(DESTDIR)$(INCLUDEDIR)
 	install $(BUILD)/libthaw.so $(DESTDIR)$(LIBDIR)/libthaw.so.0

@@ -7,7 +7,7 @@ include .ci/flags.mk
 
 OUT := $(BUILD)/lint
 SRC := $(shell find core uffd snapshot api bench tests -name '*.c' 2>/dev/null \
-	| grep -v '^core/guest/')
+	| grep -v '^core/guest/[^/]*$$')
 TIDY := $(SRC:%=$(OUT)/%.tidy)
 CHECK := $(SRC:%=$(OUT)/%.cppcheck)
 

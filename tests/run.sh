@@ -23,7 +23,7 @@ failures=()
 
 mkdir -p "$logs" || exit 1
 bin=$(mktemp -d /tmp/tb.XXXXXX) && chmod 755 "$bin" || exit 1
-for program in thaw thawd thaw-machine; do
+for program in thaw thawd thaw-machine thaw-agent; do
 	[ ! -e "$build/$program" ] || cp "$build/$program" "$bin" || exit 1
 done
 export THAW_BUILD=$bin PATH=$bin:$PATH CMOCKA_MESSAGE_OUTPUT=TAP
