@@ -281,11 +281,11 @@ static void input_that_nobody_wants(void **state)
 	assert_int_equal(tr_u64(tr_result(&r), "closed"), 1);
 	tr_begin(&r, "signal", 2);
 	mp_key_u64(&r.pk, "id", id);
-	mp_key_u64(&r.pk, "signal", SIGINT);
+	mp_key_u64(&r.pk, "signal", SIGTERM);
 	tr_send(&r);
 	(void)tr_result(&r);
 	r.id = id;
-	assert_int_equal(tr_u64(tr_result(&r), "signal"), SIGINT);
+	assert_int_equal(tr_u64(tr_result(&r), "signal"), SIGTERM);
 	free(big);
 	tr_fini(&r);
 }
