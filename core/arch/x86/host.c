@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <sys/mman.h>
 
 #define MAX_SUPPORTED 256
 
@@ -106,6 +107,39 @@ static int try_vcpus(struct machine *m, int vm, struct err *e)
 	return r;
 }
 
+/* Memory for the throw-away VM, not the machine's: KVM writes some MSRs' values
+ * through to guest memory, and what the zygote has touched is copied in every
+ * fork. Guests made for thaw use no such MSR. */
+static int try_memory(
+	const struct machine *m, int vm, uint8_t **scratch, struct err *e)
+{
+	const struct mem_region *reg;
+	uint32_t slot = 0;
+	int r;
+
+	if (!m->cfg.acpi)
+		return 0;
+	*scratch = mmap(NULL, m->mem.size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (*scratch == MAP_FAILED) {
+		*scratch = NULL;
+		return err_sys(e, -errno, "memory to try the host");
+	}
+	for_each_region (&m->mem, reg) {
+		struct kvm_userspace_memory_region k = {
+			.slot = slot++,
+			.guest_phys_addr = reg->gpa,
+			.memory_size = reg->size,
+			.userspace_addr = (uintptr_t)*scratch + reg->offset,
+		};
+
+		r = kvm_ioctl(vm, KVM_SET_USER_MEMORY_REGION, &k);
+		if (r < 0)
+			return err_sys(e, r, "memory slot");
+	}
+	return 0;
+}
+
 int arch_host_try(struct machine *m, int kvm_fd, struct err *e)
 {
 	struct kvm_enable_cap split = {
@@ -113,6 +147,7 @@ int arch_host_try(struct machine *m, int kvm_fd, struct err *e)
 		.args = {IOAPIC_PINS},
 	};
 	int r = check_cpuid(m, kvm_fd, e);
+	uint8_t *scratch = NULL;
 	AUTO_FD vm = -1;
 
 	if (r < 0)
@@ -123,10 +158,13 @@ int arch_host_try(struct machine *m, int kvm_fd, struct err *e)
 	r = kvm_ioctl(vm, KVM_ENABLE_CAP, &split);
 	if (r < 0)
 		return err_sys(e, r, "split irqchip");
-	/* Which memory is there does not matter: nothing runs. */
+	r = try_memory(m, vm, &scratch, e);
 	m->kvm_fd = kvm_fd;
-	r = try_vcpus(m, vm, e);
+	if (!r)
+		r = try_vcpus(m, vm, e);
 	m->kvm_fd = -1;
 	m->host->tried = !r;
+	if (scratch)
+		(void)munmap(scratch, m->mem.size);
 	return r;
 }
