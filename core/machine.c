@@ -316,9 +316,12 @@ int machine_realize(struct machine *m, int kvm_fd, struct err *e)
 
 int machine_resume(struct machine *m, struct err *e)
 {
+	bool parked;
+
 	if (m->state != MACHINE_BUILT && m->state != MACHINE_PAUSED)
 		return wrong_state(m, "resume", e);
 	m->state = MACHINE_RUNNING;
+	parked = m->parked;
 	m->parked = false;
 	/* Devices first: what they have for the guest is then there when it
 	 * starts. */
@@ -326,8 +329,12 @@ int machine_resume(struct machine *m, struct err *e)
 		if (m->dev[i]->ops->resumed)
 			m->dev[i]->ops->resumed(m->dev[i]);
 	}
-	for (unsigned i = 0; i < m->ncpus; i++)
+	for (unsigned i = 0; i < m->ncpus; i++) {
+		/* A clone's machine_set_time() has done that. */
+		if (m->cfg.acpi && !parked)
+			vcpu_tell_paused(m->cpu[i]);
 		vcpu_resume(m->cpu[i]);
+	}
 	return 0;
 }
 

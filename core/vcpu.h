@@ -59,4 +59,7 @@ int vcpu_time_stop(struct vcpu *v, struct err *e) MUST_USE;
 /* Only what depends on time: TSC, deadline, LAPIC (at go). */
 int vcpu_time_set(struct vcpu *v, struct err *e) MUST_USE;
 
+/* Let the guest know that it did not run for a while, if it can be told. */
+void vcpu_tell_paused(struct vcpu *v);
+
 #endif

@@ -26,7 +26,7 @@ int arch_host_probe(struct machine *m, int kvm_fd, struct err *e)
 	h->run_size = (uint32_t)r;
 	r = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
 	h->sync_regs = r > 0 ? (uint32_t)r : 0;
-	r = host_list_msrs(h, kvm_fd, e);
+	r = host_list_msrs(h, kvm_fd, m->cfg.acpi, e);
 	if (r < 0) {
 		free(h);
 		return r;

@@ -23,7 +23,9 @@ struct arch_host {
 	uint32_t msr[HOST_MAX_MSRS]; /* worth saving, see msr.c */
 };
 
-/* msr.c: fill msr[]. */
-int host_list_msrs(struct arch_host *h, int kvm_fd, struct err *e) MUST_USE;
+/* msr.c: fill msr[]; mce: also the machine check banks, which KVM does not list
+ * and only a general kernel sets up. */
+int host_list_msrs(
+	struct arch_host *h, int kvm_fd, bool mce, struct err *e) MUST_USE;
 
 #endif

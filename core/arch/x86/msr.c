@@ -16,6 +16,10 @@
 #include <string.h>
 
 #define MAX_LIST 1024
+/* SDM 3B 16.3.2: CTL, STATUS, ADDR, MISC of each; KVM gives 32 banks
+ * (KVM_MAX_MCE_BANKS). */
+#define MSR_MCE_FIRST 0x400
+#define MCE_BANKS     32
 /* KVM takes up to 255 at once (MAX_IO_MSRS in arch/x86/kvm/x86.c). */
 #define CHUNK 128
 
@@ -52,8 +56,10 @@ static bool zero_after_reset(uint32_t index)
 	case 0x4b564d03: case 0x4b564d04: /* async page fault, steal time, EOI */
 	case 0x4b564d06: case 0x4b564d07:
 		return true;
-	default: /* memory types: ranges, fixed ranges, default */
-		return index >= 0x200 && index <= 0x2ff && index != MSR_PAT;
+	default: /* memory types: ranges, fixed ranges, default; banks */
+		return (index >= 0x200 && index <= 0x2ff && index != MSR_PAT) ||
+		       (index >= MSR_MCE_FIRST &&
+			       index < MSR_MCE_FIRST + MCE_BANKS * 4);
 	}
 }
 /* clang-format on */
@@ -69,7 +75,7 @@ static void list_add(struct arch_host *h, uint32_t index)
 	h->msr[h->nmsrs++] = index;
 }
 
-int host_list_msrs(struct arch_host *h, int kvm_fd, struct err *e)
+int host_list_msrs(struct arch_host *h, int kvm_fd, bool mce, struct err *e)
 {
 	static const uint32_t fixed[] = {0x250, 0x258, 0x259};
 	struct {
@@ -91,6 +97,8 @@ int host_list_msrs(struct arch_host *h, int kvm_fd, struct err *e)
 	for (uint32_t i = 0x268; i < 0x270; i++)
 		list_add(h, i);
 	list_add(h, MSR_MTRR_DEF_TYPE);
+	for (uint32_t i = 0; mce && i < MCE_BANKS * 4; i++)
+		list_add(h, MSR_MCE_FIRST + i);
 	return 0;
 }
 

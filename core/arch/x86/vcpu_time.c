@@ -153,9 +153,14 @@ int vcpu_time_set(struct vcpu *v, struct err *e)
 	r = vcpu_deadline_set(v, e);
 	if (r < 0)
 		return r;
-	/* So that a guest kernel does not take the gap for a soft lockup; where
-	 * it has no kvm-clock this fails, and there is nothing to tell. */
-	if (!h->no_kvmclock_ctrl)
-		(void)kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0);
+	vcpu_tell_paused(v);
 	return 0;
+}
+
+/* So that a guest kernel does not take the gap for a soft lockup; where it has
+ * no kvm-clock this fails, and there is nothing to tell. */
+void vcpu_tell_paused(struct vcpu *v)
+{
+	if (!v->m->host->no_kvmclock_ctrl)
+		(void)kvm_ioctl_val(v->fd, KVM_KVMCLOCK_CTRL, 0);
 }
