@@ -17,6 +17,43 @@
 #define ECX_OSXSAVE (1u << 27)
 #define ECX7_OSPKE  (1u << 4)
 
+/* Performance counters: Intel's capabilities; AMD's extensions. */
+#define ECX_PDCM        (1u << 15)
+#define ECX_AMD_PERFCTR (1u << 23 | 1u << 24 | 1u << 28)
+/* "The legacy way of counting gives cores, not threads." */
+#define ECX_CMP_LEGACY (1u << 1)
+
+/* Leaf 0x40000010: the TSC's rate and the local APIC timer's, in kHz. KVM's
+ * APIC counts nanoseconds. */
+#define KVM_LEAF_BASE      0x40000000
+#define KVM_LEAF_TIMING    0x40000010
+#define KVM_APIC_TIMER_KHZ 1000000
+
+const struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid_entry2 *t,
+	uint32_t n, uint32_t function, uint32_t index)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (t[i].function == function && t[i].index == index)
+			return &t[i];
+	}
+	return NULL;
+}
+
+bool cpuid_has_topoext(const struct kvm_cpuid_entry2 *in, uint32_t nin)
+{
+	const struct kvm_cpuid_entry2 *max = cpuid_find(in, nin, 0x80000000, 0);
+
+	return max && max->eax >= 0x8000001e;
+}
+
+/* "AuthenticAMD", "HygonGenuine": the same extended leaves. */
+static bool is_amd(const struct kvm_cpuid_entry2 *in, uint32_t nin)
+{
+	const struct kvm_cpuid_entry2 *e = cpuid_find(in, nin, 0, 0);
+
+	return e && (e->ebx == 0x68747541 || e->ebx == 0x6f677948);
+}
+
 /* Is there nothing in it? A leaf that is not listed reads as zero too. */
 static bool empty(const struct kvm_cpuid_entry2 *e)
 {
@@ -27,9 +64,11 @@ static bool wanted(const struct kvm_cpuid_entry2 *e)
 {
 	switch (e->function) {
 	case 0xa: /* performance counters: not offered */
-	case 0xb: /* topology: made below, for our vCPUs */
+	case 0x23:
+	case 0x80000022:
+	case 0xb: /* made in cpuid_topology.c, for our vCPUs */
 	case 0x1f:
-	case 0x8000001d: /* the host's caches and who shares them */
+	case 0x8000001d:
 	case 0x8000001e:
 	case 0x80000026:
 		return false;
@@ -38,32 +77,28 @@ static bool wanted(const struct kvm_cpuid_entry2 *e)
 	}
 }
 
-/* Bits of an APIC id below the package: all vCPUs are cores of one package. */
-static uint32_t core_bits(uint32_t ncpus)
+static void fit(struct kvm_cpuid_entry2 *e, const struct cpuid_shape *s,
+	bool amd, bool topoext)
 {
-	uint32_t bits = 0;
+	const uint32_t ncpus = s->ncpus;
 
-	while (1u << bits < ncpus)
-		bits++;
-	return bits;
-}
-
-static void fit(struct kvm_cpuid_entry2 *e, uint32_t id, uint32_t ncpus)
-{
 	switch (e->function) {
 	case 1:
 		/* EBX: APIC id, logical processors, CLFLUSH as it was. */
-		e->ebx = (e->ebx & 0xffff) | id << 24 | ncpus << 16;
+		e->ebx = (e->ebx & 0xffff) | s->id << 24 | ncpus << 16;
 		e->ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR | ECX_X2APIC;
+		e->ecx &= ~ECX_PDCM;
 		e->edx &= ~EDX_HTT;
 		if (ncpus > 1)
 			e->edx |= EDX_HTT;
 		break;
-	case 4: /* each vCPU has its own caches; EAX 31:26: cores - 1 */
+	case 4: /* EAX 31:26: cores - 1; 25:14: who shares it; 7:5: level */
 		if (!(e->eax & 0x1f))
 			break;
 		e->eax &= 0x3fff;
 		e->eax |= (ncpus - 1) << 26;
+		if ((e->eax >> 5 & 7) >= 3)
+			e->eax |= ((1u << cpuid_core_bits(ncpus)) - 1) << 14;
 		break;
 	case 6: /* no performance bias, no thermal readings; ARAT stays */
 		e->eax &= 1u << 2;
@@ -71,63 +106,45 @@ static void fit(struct kvm_cpuid_entry2 *e, uint32_t id, uint32_t ncpus)
 		e->ecx = 0;
 		e->edx = 0;
 		break;
-	case 0x80000008: /* ECX 7:0 cores - 1, 15:12 APIC id bits */
-		e->ecx = (ncpus - 1) | core_bits(ncpus) << 12;
+	case 0x80000001:
+		e->ecx &= ~(ECX_AMD_PERFCTR | (topoext ? 0 : CPUID_TOPOEXT));
+		if (amd && ncpus > 1)
+			e->ecx |= ECX_CMP_LEGACY;
+		break;
+	case 0x80000008: /* AMD: ECX 7:0 cores - 1, 15:12 APIC id bits */
+		e->ecx = amd ? (ncpus - 1) | cpuid_core_bits(ncpus) << 12 : 0;
+		break;
+	case KVM_LEAF_BASE:
+		if (s->tsc_khz && e->eax < KVM_LEAF_TIMING)
+			e->eax = KVM_LEAF_TIMING;
 		break;
 	default:
 		break;
 	}
 }
 
-static int add(
-	struct kvm_cpuid_entry2 *out, int n, const struct kvm_cpuid_entry2 *e)
+int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin,
+	const struct cpuid_shape *shape, struct kvm_cpuid_entry2 *out)
 {
-	if (n < 0 || n >= VCPU_MAX_CPUID)
-		return -ENOSPC;
-	out[n] = *e;
-	memset(out[n].padding, 0, sizeof(out[n].padding));
-	return n + 1;
-}
-
-/* SDM: leaf 0xb. Level 0: threads (one per core), level 1: cores. */
-static int add_topology(
-	struct kvm_cpuid_entry2 *out, int n, uint32_t id, uint32_t ncpus)
-{
-	struct kvm_cpuid_entry2 e = {
-		.function = 0xb,
-		.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-		.ebx = 1,
-		.ecx = 1 << 8,
-		.edx = id,
+	const struct kvm_cpuid_entry2 timing = {
+		.function = KVM_LEAF_TIMING,
+		.eax = shape->tsc_khz,
+		.ebx = KVM_APIC_TIMER_KHZ,
 	};
-
-	n = add(out, n, &e);
-	e.index = 1;
-	e.eax = core_bits(ncpus);
-	e.ebx = ncpus;
-	e.ecx = 1 | 2 << 8;
-	return add(out, n, &e);
-}
-
-int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin, uint32_t id,
-	uint32_t ncpus, struct kvm_cpuid_entry2 *out)
-{
+	bool amd = is_amd(in, nin), topoext = cpuid_has_topoext(in, nin);
 	struct kvm_cpuid_entry2 e;
-	uint32_t max = 0;
 	int n = 0;
 
 	for (uint32_t i = 0; i < nin && n >= 0; i++) {
-		if (in[i].function == 0)
-			max = in[i].eax;
 		if (!wanted(&in[i]))
 			continue;
 		e = in[i];
-		fit(&e, id, ncpus);
-		n = add(out, n, &e);
+		fit(&e, shape, amd, topoext);
+		n = cpuid_add(out, n, &e);
 	}
-	if (max >= 0xb && n >= 0)
-		n = add_topology(out, n, id, ncpus);
-	return n;
+	if (n >= 0 && shape->tsc_khz && cpuid_find(in, nin, KVM_LEAF_BASE, 0))
+		n = cpuid_add(out, n, &timing);
+	return cpuid_add_topology(in, nin, shape, out, n);
 }
 
 /* Leaves whose bits are features, and which registers of them. Not compared:
@@ -148,21 +165,11 @@ static const struct feature_leaf feature_leaves[] = {
 	{7, 1, {ALL, ALL, ALL, ALL}},
 	{0xd, 0, {ALL, 0, 0, ALL}},
 	{0xd, 1, {ALL, 0, ALL, ALL}},
-	{0x80000001, 0, {0, 0, ALL, ALL}},
+	{0x80000001, 0, {0, 0, ~ECX_CMP_LEGACY, ALL}},
 	{0x80000008, 0, {0, ALL, 0, 0}},
 	{0x80000021, 0, {ALL, 0, 0, 0}},
 	{0x40000001, 0, {ALL, 0, 0, 0}},
 };
-
-static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid_entry2 *t,
-	uint32_t n, uint32_t function, uint32_t index)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		if (t[i].function == function && t[i].index == index)
-			return &t[i];
-	}
-	return NULL;
-}
 
 uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
 	const struct kvm_cpuid_entry2 *have, uint32_t nhave, char reg[4],
@@ -175,8 +182,8 @@ uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
 	for (unsigned i = 0; i < ARRAY_SIZE(feature_leaves); i++) {
 		const struct feature_leaf *f = &feature_leaves[i];
 
-		w = find(want, nwant, f->function, f->index);
-		h = find(have, nhave, f->function, f->index);
+		w = cpuid_find(want, nwant, f->function, f->index);
+		h = cpuid_find(have, nhave, f->function, f->index);
 		if (!w)
 			continue;
 		if (!h)
@@ -201,12 +208,17 @@ int cpuid_make(struct vcpu *v, struct err *e)
 		struct kvm_cpuid2 head;
 		struct kvm_cpuid_entry2 entry[MAX_SUPPORTED];
 	} k = {.head.nent = MAX_SUPPORTED};
+	struct cpuid_shape shape = {.id = v->id, .ncpus = v->m->ncpus};
 	int n = kvm_ioctl(v->m->kvm_fd, KVM_GET_SUPPORTED_CPUID, &k);
+	int khz = 0;
 
 	if (n < 0)
 		return err_sys(e, n, "KVM_GET_SUPPORTED_CPUID");
+	if (v->m->cfg.acpi)
+		khz = kvm_ioctl_val(v->fd, KVM_GET_TSC_KHZ, 0);
+	shape.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 	n = cpuid_filter(k.entry, (uint32_t)min_u64(k.head.nent, MAX_SUPPORTED),
-		v->id, v->m->ncpus, v->s->cpuid);
+		&shape, v->s->cpuid);
 	if (n < 0)
 		return err_set(
 			e, n, "more than %d CPUID leaves", VCPU_MAX_CPUID);

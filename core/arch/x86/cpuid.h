@@ -11,10 +11,31 @@
  * v->m->ncpus. */
 int cpuid_make(struct vcpu *v, struct err *e) MUST_USE;
 
+/* For which vCPU of which machine. */
+struct cpuid_shape {
+	uint32_t id, ncpus;
+	uint32_t tsc_khz; /* told to the guest; 0: not */
+};
+
 /* The same without KVM: in[] is what KVM_GET_SUPPORTED_CPUID gave. Returns the
  * number of entries written to out (VCPU_MAX_CPUID of them), -ENOSPC. */
-int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin, uint32_t id,
-	uint32_t ncpus, struct kvm_cpuid_entry2 *out) MUST_USE;
+int cpuid_filter(const struct kvm_cpuid_entry2 *in, uint32_t nin,
+	const struct cpuid_shape *shape, struct kvm_cpuid_entry2 *out) MUST_USE;
+
+/* cpuid_topology.c, and what it shares with cpuid.c. out has n entries; they
+ * return the new number or -ENOSPC, which n may be already. */
+#define CPUID_TOPOEXT (1u << 22) /* leaf 0x80000001 ECX */
+int cpuid_add_topology(const struct kvm_cpuid_entry2 *in, uint32_t nin,
+	const struct cpuid_shape *s, struct kvm_cpuid_entry2 *out,
+	int n) MUST_USE;
+int cpuid_add(struct kvm_cpuid_entry2 *out, int n,
+	const struct kvm_cpuid_entry2 *e) MUST_USE;
+/* Bits of an APIC id below the package. */
+uint32_t cpuid_core_bits(uint32_t ncpus);
+/* The host's table reaches the leaves that AMD's "topology extensions" are. */
+bool cpuid_has_topoext(const struct kvm_cpuid_entry2 *in, uint32_t nin);
+const struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid_entry2 *t,
+	uint32_t n, uint32_t function, uint32_t index);
 
 /* The first register with feature bits in want that have lacks: returns its
  * leaf, its name in reg and the bits; *bits is 0 when nothing is missing. */
