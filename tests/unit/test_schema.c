@@ -38,23 +38,24 @@ struct tables {
 
 static void add(struct tables *t, const struct st_desc *d)
 {
+	unsigned at = t->n;
+
 	for (unsigned i = 0; i < t->n; i++) {
 		if (t->d[i] == d)
 			return;
 	}
 	assert_true(t->n < MAX_TABLES);
-	t->d[t->n++] = d;
+	/* sorted by name */
+	while (at > 0 && strcmp(t->d[at - 1]->name, d->name) > 0) {
+		t->d[at] = t->d[at - 1];
+		at--;
+	}
+	t->d[at] = d;
+	t->n++;
 	for (unsigned i = 0; i < d->nfields; i++) {
 		if (d->fields[i].kind == ST_SUB)
 			add(t, d->fields[i].sub);
 	}
-}
-
-static int by_name(const void *a, const void *b)
-{
-	const struct st_desc *const *x = a, *const *y = b;
-
-	return strcmp((*x)->name, (*y)->name);
 }
 
 static void all_tables(struct tables *t)
@@ -65,7 +66,6 @@ static void all_tables(struct tables *t)
 	add(t, &vcpu_state_desc);
 	for (unsigned i = 0; device_types[i]; i++)
 		add(t, device_types[i]->state);
-	qsort(t->d, t->n, sizeof(t->d[0]), by_name);
 }
 
 /* ---- as text ---- */
@@ -261,10 +261,8 @@ static char *read_text(const char *path)
 		return NULL;
 	got = getdelim(&text, &n, '\0', f);
 	(void)fclose(f);
-	if (got < 0) {
-		free(text);
-		return strdup("");
-	}
+	if (got < 0 && text)
+		text[0] = '\0';
 	return text;
 }
 
