@@ -17,6 +17,7 @@ sha256sum:coreutils
 /usr/include/zstd.h:libzstd-dev
 /usr/include/liburing.h:liburing-dev
 /usr/include/jansson.h:libjansson-dev
+/usr/include/png.h:libpng-dev
 awk:mawk
 find:findutils
 setarch:util-linux

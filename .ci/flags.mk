@@ -45,5 +45,5 @@ CFLAGS := $(BASE_CFLAGS) $(MODE) -fPIE
 PIC_CFLAGS := $(BASE_CFLAGS) $(MODE) -fPIC -fvisibility=hidden
 SO_LDFLAGS := $(if $(SAN),-fsanitize=$(SAN)) $(HARDEN_LD) -pthread \
 	-Wl,-soname,libthaw.so.0
-LDLIBS := -lmsgpackc -lseccomp -lxxhash -lzstd -luring -ljansson -lm
+LDLIBS := -lmsgpackc -lseccomp -lxxhash -lzstd -luring -ljansson -lpng -lz -lm
 OBJCOPY ?= objcopy

@@ -4,6 +4,7 @@
  * the way out, Ctrl-C included, all of it goes away again.
  */
 #include "bench/bench.h"
+#include "core/mp_json.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -80,7 +81,7 @@ static int look_at_server(struct bench *b)
 	if (!b->window)
 		b->window = 1;
 	b->thawd = (pid_t)thaw_get_u64(r.value, "pid", 0);
-	b->host = host ? json_of(host) : json_object();
+	b->host = host ? mp_to_json(host) : json_object();
 	thaw_result_free(&r);
 	return EXIT_DONE;
 }

@@ -40,6 +40,10 @@ bool arch_vcpu_exit(struct vcpu *v);
 /* Pack a map that describes the host's processor, for people. Any thread. */
 void arch_cpu_describe(msgpack_packer *p);
 
+/* Pack a map of registers by name from the map of a vCPU's section, which may
+ * be of any version and hold anything. Any thread. */
+void arch_vcpu_describe(const msgpack_object *map, msgpack_packer *p);
+
 /* Bytes of a vCPU's struct kvm_run and what follows it. */
 size_t arch_run_size(const struct machine *m);
 /* A vCPU's state, zeroed; freed with free(). */

@@ -7,18 +7,47 @@
 
 #define JSON_MAX_DEPTH 16
 
-static json_t *hex_string(const char *data, size_t n)
+static json_t *base64(const char *data, size_t len)
 {
-	static const char digits[] = "0123456789abcdef";
-	AUTO_FREE char *text = malloc(2 * n + 1);
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijkl"
+				     "mnopqrstuvwxyz0123456789+/";
+	static const char prefix[] = "base64:";
+	const uint8_t *p = (const uint8_t *)data;
+	AUTO_FREE char *s = malloc(sizeof(prefix) + (len + 2) / 3 * 4);
+	size_t n = sizeof(prefix) - 1;
 
-	if (!text)
+	if (!s)
 		return NULL;
-	for (size_t i = 0; data && i < n; i++) {
-		text[2 * i] = digits[(uint8_t)data[i] >> 4];
-		text[2 * i + 1] = digits[(uint8_t)data[i] & 15];
+	memcpy(s, prefix, n);
+	for (size_t i = 0; data && i < len; i += 3) {
+		uint32_t v = (uint32_t)p[i] << 16;
+
+		v |= i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0;
+		v |= i + 2 < len ? p[i + 2] : 0;
+		s[n++] = digits[v >> 18];
+		s[n++] = digits[v >> 12 & 63];
+		s[n++] = i + 1 < len ? digits[v >> 6 & 63] : '=';
+		s[n++] = i + 2 < len ? digits[v & 63] : '=';
 	}
-	return json_stringn_nocheck(text, data ? 2 * n : 0);
+	return json_stringn_nocheck(s, n);
+}
+
+static json_t *str_to_json(const char *s, size_t n)
+{
+	json_t *j = json_stringn(s ? s : "", n);
+
+	return j ? j : base64(s, n);
+}
+
+/* Registers full of small numbers are UTF-8, but not text. */
+static json_t *bin_to_json(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if ((uint8_t)s[i] < ' ' &&
+			(!s[i] || !strchr("\n\r\t\033", s[i])))
+			return base64(s, n);
+	}
+	return str_to_json(s, n);
 }
 
 static json_t *u64_to_json(uint64_t v)
@@ -76,19 +105,12 @@ static json_t *map_to_json(const msgpack_object_map *m)
 	return out;
 }
 
-static json_t *str_to_json(const char *s, uint32_t n)
-{
-	json_t *j = json_stringn(s ? s : "", n);
-
-	return j ? j : hex_string(s, n);
-}
-
 static json_t *ext_to_json(const msgpack_object_ext *x)
 {
-	json_t *hex = hex_string(x->ptr, x->size);
+	json_t *data = base64(x->ptr, x->size);
 
-	return hex ? json_pack("{s:i,s:o}", "ext", (int)x->type, "hex", hex)
-		   : NULL;
+	return data ? json_pack("{s:i,s:o}", "ext", (int)x->type, "data", data)
+		    : NULL;
 }
 
 json_t *mp_to_json(const msgpack_object *o)
@@ -107,7 +129,7 @@ json_t *mp_to_json(const msgpack_object *o)
 	case MSGPACK_OBJECT_STR:
 		return str_to_json(o->via.str.ptr, o->via.str.size);
 	case MSGPACK_OBJECT_BIN:
-		return hex_string(o->via.bin.ptr, o->via.bin.size);
+		return bin_to_json(o->via.bin.ptr, o->via.bin.size);
 	case MSGPACK_OBJECT_ARRAY:
 		return array_to_json(&o->via.array);
 	case MSGPACK_OBJECT_MAP:

@@ -1,10 +1,10 @@
 /*
  * msgpack <-> JSON, for people and for options given as JSON.
  *
- * To JSON: bin becomes a string of hex digits; a number above 2^63 - 1, which
- * JSON libraries cannot hold, becomes a decimal string; map keys that are no
- * strings are printed as JSON text; ext becomes {"ext": type, "hex": ".."};
- * text that is not UTF-8 becomes hex as well.
+ * To JSON: bytes (bin) that are text become a string, others "base64:..", and
+ * so does text that is not UTF-8; a number above 2^63 - 1, which JSON libraries
+ * cannot hold, becomes a decimal string; map keys that are no strings are
+ * printed as JSON text; ext becomes {"ext": type, "data": "base64:.."}.
  */
 #ifndef THAW_CORE_MP_JSON_H
 #define THAW_CORE_MP_JSON_H

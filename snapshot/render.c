@@ -166,18 +166,134 @@ static void render_header(const msgpack_object *h, FILE *f)
 	(void)fputc('\n', f);
 }
 
-static void render_config(const msgpack_object *c, FILE *f)
+/* "id disk0, path /x, ..": the elements of the configuration's lists. */
+static void render_parts(const char *what, const msgpack_object *list, FILE *f)
 {
-	(void)fputs("machine   ", f);
-	put_size(u64_of(c, "memory"), f);
-	(void)fprintf(f, ", %" PRIu64 " vCPU, vsock cid %" PRIu64,
-		u64_of(c, "cpus"), u64_of(c, "vsock_cid"));
-	(void)fputs(
-		bool_of(c, "builtin") ? ", built-in guest\n" : ", kernel ", f);
-	if (!bool_of(c, "builtin")) {
-		put_str(c, "kernel", f);
+	if (!list || list->type != MSGPACK_OBJECT_ARRAY)
+		return;
+	for (uint32_t i = 0; i < list->via.array.size; i++) {
+		const msgpack_object *o = &list->via.array.ptr[i];
+
+		if (o->type != MSGPACK_OBJECT_MAP)
+			continue;
+		(void)fprintf(f, "  %-7s", what);
+		for (uint32_t k = 0; k < o->via.map.size; k++) {
+			const msgpack_object_kv *kv = &o->via.map.ptr[k];
+
+			if (mp_str_eq(&kv->key, "v"))
+				continue;
+			(void)fputc(' ', f);
+			put_scalar(&kv->key, f);
+			(void)fputc(' ', f);
+			put_scalar(&kv->val, f);
+		}
 		(void)fputc('\n', f);
 	}
+}
+
+static void render_config(const msgpack_object *c, FILE *f)
+{
+	bool builtin = u64_of(c, "builtin") != 0;
+
+	(void)fputs("machine   ", f);
+	put_size(u64_of(c, "memory"), f);
+	(void)fprintf(f, ", %" PRIu64 " vCPU, ", u64_of(c, "cpus"));
+	if (u64_of(c, "vsock_cid"))
+		(void)fprintf(
+			f, "vsock cid %" PRIu64 ", ", u64_of(c, "vsock_cid"));
+	(void)fputs(builtin ? "built-in guest\n" : "kernel ", f);
+	if (!builtin) {
+		put_str(c, "kernel", f);
+		(void)fputs("\n  initrd ", f);
+		put_str(c, "initrd", f);
+		(void)fputs("\n  cmdline ", f);
+		put_str(c, "cmdline", f);
+		(void)fputc('\n', f);
+	}
+	render_parts("disk", mp_get(c, "disk"), f);
+	render_parts("net", mp_get(c, "net"), f);
+	if (u64_of(c, "rng"))
+		(void)fputs("  rng\n", f);
+}
+
+/* "rax 0000000000000010", four to a line. */
+static void render_registers(const msgpack_object *map, FILE *f)
+{
+	if (!map || map->type != MSGPACK_OBJECT_MAP)
+		return;
+	for (uint32_t i = 0; i < map->via.map.size; i++) {
+		const msgpack_object_kv *kv = &map->via.map.ptr[i];
+		int len = kv->key.type == MSGPACK_OBJECT_STR
+				  ? (int)kv->key.via.str.size
+				  : 0;
+
+		(void)fputs(i % 4 ? "  " : i ? "\n  " : "  ", f);
+		put_scalar(&kv->key, f);
+		(void)fprintf(f, "%*s ", len < 6 ? 6 - len : 0, "");
+		if (kv->val.type == MSGPACK_OBJECT_POSITIVE_INTEGER)
+			(void)fprintf(f, "%016" PRIx64, kv->val.via.u64);
+		else
+			(void)fputc('-', f);
+	}
+	(void)fputc('\n', f);
+}
+
+static void render_vcpus(const msgpack_object *list, FILE *f)
+{
+	if (!list || list->type != MSGPACK_OBJECT_ARRAY)
+		return;
+	for (uint32_t i = 0; i < list->via.array.size; i++) {
+		const msgpack_object *v = &list->via.array.ptr[i];
+		const msgpack_object *msrs = mp_get(v, "msrs");
+
+		(void)fprintf(f, "vcpu%u     ", i);
+		if (v->type != MSGPACK_OBJECT_MAP) {
+			(void)fputs("not readable\n", f);
+			continue;
+		}
+		put_str(v, "state", f);
+		(void)fputs(", ", f);
+		put_str(v, "mode", f);
+		(void)fprintf(f,
+			", TSC %" PRIu64 " at %" PRIu64 " kHz, %u MSRs",
+			u64_of(v, "tsc"), u64_of(v, "tsc_khz"),
+			msrs && msrs->type == MSGPACK_OBJECT_MAP
+				? msrs->via.map.size
+				: 0);
+		(void)fprintf(f, " (all: --section vcpu%u)\n", i);
+		render_registers(mp_get(v, "general"), f);
+		render_registers(mp_get(v, "control"), f);
+	}
+}
+
+static void render_region(const msgpack_object *r, FILE *f)
+{
+	static const struct {
+		const char *key, *text;
+	} more[] = {
+		{"pages_zero", "zero"},
+		{"pages_inherited", "inherited"},
+		{"pages_deduplicated", "deduplicated"},
+		{"pages_unreadable", "NOT READABLE"},
+	};
+	uint64_t raw = u64_of(r, "raw_bytes"), n;
+	uint64_t stored = u64_of(r, "stored_bytes");
+
+	(void)fprintf(f, "  region  0x%" PRIx64 " ", u64_of(r, "gpa"));
+	put_size(u64_of(r, "bytes"), f);
+	(void)fprintf(f, ", %" PRIu64 " of %" PRIu64 " pages stored",
+		u64_of(r, "pages_present"), u64_of(r, "pages"));
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
+		n = u64_of(r, more[i].key);
+		if (n)
+			(void)fprintf(f, ", %" PRIu64 " %s", n, more[i].text);
+	}
+	if (u64_of(r, "zstd_chunks") && stored) {
+		(void)fputs(", zstd ", f);
+		put_size(stored, f);
+		(void)fprintf(f, " (%.2f:1)", (double)raw / (double)stored);
+	}
+	(void)fputc('\n', f);
 }
 
 static void render_memory(const msgpack_object *m, FILE *f)
@@ -189,14 +305,8 @@ static void render_memory(const msgpack_object *m, FILE *f)
 		u64_of(m, "pages_present"), u64_of(m, "pages_zero"));
 	if (!regions || regions->type != MSGPACK_OBJECT_ARRAY)
 		return;
-	for (uint32_t i = 0; i < regions->via.array.size; i++) {
-		const msgpack_object *r = &regions->via.array.ptr[i];
-
-		(void)fprintf(f, "  region  0x%" PRIx64 " ", u64_of(r, "gpa"));
-		put_size(u64_of(r, "bytes"), f);
-		(void)fprintf(f, ", %" PRIu64 " of %" PRIu64 " pages stored\n",
-			u64_of(r, "pages_present"), u64_of(r, "pages"));
-	}
+	for (uint32_t i = 0; i < regions->via.array.size; i++)
+		render_region(&regions->via.array.ptr[i], f);
 }
 
 static void render_sections(const msgpack_object *list, FILE *f)
@@ -244,6 +354,7 @@ static void render_overview(const msgpack_object *o, FILE *f)
 	part = mp_get(o, "memory");
 	if (part && part->type == MSGPACK_OBJECT_MAP)
 		render_memory(part, f);
+	render_vcpus(mp_get(o, "vcpus"), f);
 	render_sections(mp_get(o, "sections"), f);
 	part = mp_get(o, "metadata");
 	if (part && part->type == MSGPACK_OBJECT_MAP) {
@@ -257,6 +368,7 @@ int snap_render_text(const msgpack_object *o, FILE *f)
 {
 	const msgpack_object *section = mp_get(o, "section");
 	const msgpack_object *content = mp_get(o, "content");
+	const msgpack_object *registers = mp_get(o, "registers");
 
 	if (o->type != MSGPACK_OBJECT_MAP || !mp_get(o, "errors"))
 		return -EINVAL;
@@ -266,6 +378,11 @@ int snap_render_text(const msgpack_object *o, FILE *f)
 		(void)fputs("\ncontent", f);
 		snap_render_value(content, 2, f);
 		(void)fputc('\n', f);
+		if (registers) {
+			(void)fputs("registers", f);
+			snap_render_value(registers, 2, f);
+			(void)fputc('\n', f);
+		}
 	} else {
 		render_overview(o, f);
 	}

@@ -73,10 +73,14 @@ int snap_verify(int fd, struct snap_verified *out,
 	struct err *e) MUST_USE;
 
 /* What "thaw inspect" prints, as one msgpack map. A damaged file gives what is
- * sound plus "errors": only a file that is no snapshot at all is an error.
- * section: NULL for the overview, else the name of one section to print in
- * full. */
-int snap_inspect(int fd, const char *section, msgpack_packer *out,
+ * sound plus "errors": only a file that is no snapshot at all is an error. */
+struct snap_inspect_opts {
+	/* NULL: the overview, else the name of one section to print in full
+	 * (-ENOENT when there is none). */
+	const char *section;
+	bool map; /* add "map": a cell for each page, for snapshot/map.h */
+};
+int snap_inspect(int fd, const struct snap_inspect_opts *o, msgpack_packer *out,
 	struct err *e) MUST_USE;
 
 #endif

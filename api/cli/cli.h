@@ -26,14 +26,15 @@ enum {
 };
 
 enum opt_type {
-	OPT_FLAG,  /* bool */
-	OPT_STR,   /* const char * */
-	OPT_U64,   /* uint64_t */
-	OPT_COUNT, /* uint64_t, from 1: 0 says that it was not given */
-	OPT_SIZE,  /* uint64_t, "128M", not 0 */
-	OPT_MS,    /* uint64_t milliseconds, given in seconds: "1.5" */
-	OPT_LABEL, /* struct opt_labels: may be repeated */
-	OPT_LATER  /* a planned option that this version refuses */
+	OPT_FLAG,    /* bool */
+	OPT_STR,     /* const char * */
+	OPT_U64,     /* uint64_t */
+	OPT_COUNT,   /* uint64_t, from 1: 0 says that it was not given */
+	OPT_SIZE,    /* uint64_t, "128M", not 0 */
+	OPT_MS,      /* uint64_t milliseconds, given in seconds: "1.5" */
+	OPT_LABEL,   /* struct opt_labels: may be repeated */
+	OPT_PICTURE, /* const char *: a .png or .svg file; "" when left out */
+	OPT_LATER    /* a planned option that this version refuses */
 };
 
 #define OPT_MAX_LABELS 16
@@ -120,8 +121,6 @@ int daemon_start(const struct cli *c, const char *socket,
 	const char *const *extra, struct thaw **t, pid_t *pid);
 
 /* json.c */
-json_t *json_of(const msgpack_object *o); /* new reference or NULL */
-int json_pack_value(msgpack_packer *p, const json_t *j) MUST_USE;
 int json_print(const struct cli *c, const msgpack_object *o);
 
 /* out.c: text for people */

@@ -1,5 +1,6 @@
 /* thaw info | metrics | events */
 #include "api/cli/cli.h"
+#include "core/mp_json.h"
 
 #include <signal.h>
 #include <string.h>
@@ -135,7 +136,7 @@ static void print_event(
 
 	if (strcmp(method, "event") != 0)
 		return;
-	j = json_of(params);
+	j = mp_to_json(params);
 	if (j && json_dumpf(j, c->out, JSON_COMPACT) == 0)
 		fputc('\n', c->out);
 	json_decref(j);

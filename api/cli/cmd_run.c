@@ -8,6 +8,7 @@
  * the guest's last words are not lost.
  */
 #include "api/cli/cli.h"
+#include "core/mp_json.h"
 #include "api/cli/term.h"
 
 #include <errno.h>
@@ -61,7 +62,7 @@ static void pack_machine(struct run *r, const struct run_values *v,
 	msgpack_packer *p = thaw_request(r->c->t, "machine.create", n);
 
 	mp_str(p, "config");
-	if (json_pack_value(p, cfg))
+	if (mp_pack_json(p, cfg))
 		(void)msgpack_pack_nil(p);
 	mp_key_bool(p, "bind", true);
 	thaw_pack_fd(r->c->t, p, "console", console);

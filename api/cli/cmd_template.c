@@ -1,5 +1,6 @@
 /* thaw template create | ls | show | rm */
 #include "api/cli/cli.h"
+#include "core/mp_json.h"
 
 #include <string.h>
 
@@ -56,7 +57,7 @@ static int pack_create(struct cli *c, const struct create_values *v,
 		mp_key_str(p, "snapshot", snapshot);
 	} else {
 		mp_str(p, "config");
-		if (json_pack_value(p, cfg))
+		if (mp_pack_json(p, cfg))
 			return cli_fail(
 				c, EXIT_FAILED, "configuration cannot be sent");
 	}

@@ -90,6 +90,14 @@ static int not_zero(int rc, const uint64_t *v)
 	return rc ? rc : *v ? 0 : -EINVAL;
 }
 
+static bool is_picture(const char *s)
+{
+	size_t n = strlen(s);
+
+	return n > 4 &&
+	       (!strcmp(s + n - 4, ".png") || !strcmp(s + n - 4, ".svg"));
+}
+
 static int opt_store(const struct opt *o, void *at, const char *value)
 {
 	switch ((enum opt_type)o->type) {
@@ -109,6 +117,9 @@ static int opt_store(const struct opt *o, void *at, const char *value)
 		return parse_ms(value, at);
 	case OPT_LABEL:
 		return add_label(at, value);
+	case OPT_PICTURE:
+		*(const char **)at = value;
+		return !*value || is_picture(value) ? 0 : -EINVAL;
 	case OPT_LATER:
 	default:
 		return -EINVAL;
@@ -145,6 +156,13 @@ static int opt_take(struct parse *p, const char *name, size_t n)
 		return cli_fail(p->c, EXIT_USAGE,
 			"%s%.*s takes no value; leave out \"=%s\"", dash, len,
 			name, value);
+	if (o->type == OPT_PICTURE && !value) {
+		value = p->at + 1 < p->argc ? p->argv[p->at + 1] : "";
+		if (is_picture(value))
+			p->at++;
+		else
+			value = "";
+	}
 	if (o->type != OPT_FLAG && !value) {
 		if (p->at + 1 >= p->argc)
 			return cli_fail(p->c, EXIT_USAGE,

@@ -1,5 +1,6 @@
 /* Text for people. */
 #include "api/cli/cli.h"
+#include "core/mp_json.h"
 
 #include <string.h>
 
@@ -92,7 +93,7 @@ static void print_scalar(FILE *f, const char *key, const msgpack_object *o)
 			fputc(ch < 0x20 || ch == 0x7f ? '.' : ch, f);
 		}
 	} else {
-		json_t *j = json_of(o);
+		json_t *j = mp_to_json(o);
 
 		if (j)
 			(void)json_dumpf(

@@ -41,7 +41,10 @@ static void answer(struct worker *w, struct ctl_packet *p)
 		r = verify(fd, &pk, &e);
 	else
 		r = snap_inspect(fd,
-			p->msg.len ? (const char *)p->payload : NULL, &pk, &e);
+			&(struct snap_inspect_opts){
+				.section = p->msg.len ? (const char *)p->payload
+						      : NULL},
+			&pk, &e);
 	m.len = (uint32_t)buf.size;
 	if (r)
 		worker_reply_error(w, &p->msg, &e);

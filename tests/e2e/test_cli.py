@@ -59,7 +59,7 @@ def test_usage(d):
 
 def test_planned_options_are_refused(d):
     for args in (["snapshot", "x", "f", "--zstd", "3"], ["restore", "f", "--lazy"],
-                 ["inspect", "f", "--map"], ["run", "--disk", "x"],
+                 ["run", "--disk", "x"],
                  ["exec", "m-1", "--", "ls"], ["diff", "a", "b"]):
         assert "not supported by this version" in thaw(d, *args, code=1)[1], args
 
@@ -130,7 +130,17 @@ def test_snapshot_commands(d):
     v = json.loads(thaw(None, "verify", path, "--json")[0])
     assert v["bytes"] == os.path.getsize(path) and v["file"] == path and v["ok"] is True
     assert isinstance(json.loads(thaw(None, "inspect", path, "--json")[0]), dict)
-    assert len(thaw(None, "inspect", path)[0].splitlines()) > 5
+    shown = thaw(None, "inspect", path, "--map")[0]
+    assert "rip " in shown and "pages stored" in shown and "map  " in shown, shown
+    whole = json.loads(thaw(None, "inspect", path, "--json")[0])
+    assert whole["vcpus"][0]["mode"] == "64-bit" and whole["vcpus"][0]["general"]["rip"], whole["vcpus"]
+    for kind, start in ((".png", b"\x89PNG"), (".svg", b"<svg")):
+        thaw(None, "inspect", path, "--map", path + kind)
+        with open(path + kind, "rb") as f:
+            assert f.read(4) == start
+    thaw(None, "inspect", path, "--map=picture.gif", code=2)
+    thaw(None, "inspect", path, "--section", "none", code=3)
+    thaw(None, "inspect", path, "--section", "vcpu0", "--map", code=2)
     back = thaw(d, "restore", path, "--eager", "--name", "again")[0].strip()
     assert thaw(d, "invoke", back, "--data", "echo again")[0].strip() == "again"
     thaw(d, "template", "create", "from-file", "--snapshot", path)

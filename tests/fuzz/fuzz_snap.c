@@ -106,7 +106,10 @@ static void inspect(int fd, const char *section)
 
 	msgpack_sbuffer_init(&buf);
 	msgpack_packer_init(&p, &buf, msgpack_sbuffer_write);
-	if (!snap_inspect(fd, section, &p, NULL) &&
+	if (!snap_inspect(fd,
+		    &(struct snap_inspect_opts){
+			    .section = section, .map = !section},
+		    &p, NULL) &&
 		mp_check(buf.data, buf.size, buf.size, &mp_default_limits) !=
 			(int64_t)buf.size)
 		abort();

@@ -24,7 +24,10 @@ static void inspect(int fd)
 
 		msgpack_sbuffer_init(&buf);
 		msgpack_packer_init(&p, &buf, msgpack_sbuffer_write);
-		if (!snap_inspect(fd, section[i], &p, NULL)) {
+		if (!snap_inspect(fd,
+			    &(struct snap_inspect_opts){
+				    .section = section[i], .map = !section[i]},
+			    &p, NULL)) {
 			n = mp_check(buf.data, buf.size, buf.size,
 				&mp_default_limits);
 			assert_int_equal(n, buf.size);

@@ -21,7 +21,8 @@ static const msgpack_object *ask(struct answer *a, int fd, const char *section)
 
 	msgpack_sbuffer_init(&a->buf);
 	msgpack_packer_init(&p, &a->buf, msgpack_sbuffer_write);
-	if (snap_inspect(fd, section, &p, &e))
+	if (snap_inspect(fd, &(struct snap_inspect_opts){.section = section},
+		    &p, &e))
 		fail_msg("%s", e.msg);
 	if (mp_unpack(
 		    a->buf.data, a->buf.size, &mp_default_limits, &a->msg, &e))
@@ -57,7 +58,7 @@ static uint64_t number(const msgpack_object *o, const char *key)
 
 static void test_good(void **state)
 {
-	const msgpack_object *o, *mem;
+	const msgpack_object *o, *mem, *region;
 	struct answer a;
 	struct image img;
 	char *text;
@@ -75,8 +76,16 @@ static void test_good(void **state)
 	mem = mp_get(o, "memory");
 	assert_int_equal(number(mem, "pages_present"), 3);
 	assert_int_equal(number(mem, "pages_zero"), 1024 - 3);
+	region = &mp_get(mem, "regions")->via.array.ptr[0];
+	assert_int_equal(number(region, "gpa"), 0);
+	assert_int_equal(number(region, "pages_present"), 3);
+	assert_int_equal(number(region, "pages_zero"), 1024 - 3);
+	assert_int_equal(number(region, "pages_inherited"), 0);
+	assert_int_equal(number(region, "raw_bytes"), 3 * 4096);
+	assert_int_equal(mp_get(o, "vcpus")->via.array.size, 2);
 	assert_int_equal(
-		number(&mp_get(mem, "regions")->via.array.ptr[0], "gpa"), 0);
+		number(&mp_get(o, "vcpus")->via.array.ptr[1], "tsc"), 0x1234);
+	assert_null(mp_get(o, "map"));
 	assert_true(mp_str_eq(
 		mp_get(mp_get(mp_get(o, "metadata"), "labels"), "team"),
 		"blue"));
@@ -120,7 +129,10 @@ static void test_sections(void **state)
 
 	msgpack_sbuffer_init(&a.buf);
 	msgpack_packer_init(&p, &a.buf, msgpack_sbuffer_write);
-	assert_int_equal(snap_inspect(fd, "none", &p, &e), -ENOENT);
+	assert_int_equal(
+		snap_inspect(fd, &(struct snap_inspect_opts){.section = "none"},
+			&p, &e),
+		-ENOENT);
 	msgpack_sbuffer_destroy(&a.buf);
 	image_free(&img);
 	close(fd);
@@ -152,6 +164,7 @@ static void test_future_section(void **state)
 	close(fd);
 }
 
+/* Damage to one byte: one error or more, and the text says this. */
 static void damaged(struct image *img, uint64_t at, const char *says)
 {
 	const msgpack_object *errors;
@@ -163,7 +176,7 @@ static void damaged(struct image *img, uint64_t at, const char *says)
 	image_store(img, fd);
 	img->p[at] ^= 1;
 	errors = mp_get(ask(&a, fd, NULL), "errors");
-	assert_int_equal(errors->via.array.size, 1);
+	assert_true(errors->via.array.size >= 1);
 	text = text_of(&a.msg.data);
 	if (!strstr(text, says))
 		fail_msg("no \"%s\" in: %s", says, text);
@@ -180,12 +193,49 @@ static void test_damaged(void **state)
 	(void)state;
 	image_make(&img);
 	damaged(&img, 100, "header: checksum mismatch");
+	/* behind a damaged header everything else is still found */
+	damaged(&img, 100, "3 of 1024 pages stored");
+	damaged(&img, 100, "cid 3");
+	damaged(&img, image_section(&img, SNAP_TAG_VCPU)->offset + 1,
+		"vcpu0     not readable");
+	damaged(&img, image_root(&img, 0)->offset + 1, "leaf 0");
+	damaged(&img, image_root(&img, 0)->offset + 1, "1024 NOT READABLE");
 	damaged(&img, 4100, "section table: checksum mismatch");
 	damaged(&img, image_section(&img, SNAP_TAG_VCPU)->offset + 1,
 		"section vcpu0: checksum mismatch");
 	damaged(&img, image_section(&img, SNAP_TAG_MEMORY)->offset + 1,
 		"section memory: checksum mismatch");
 	image_free(&img);
+}
+
+/* Cut off at any length: never more than a message, and the front is shown. */
+static void test_cut_short(void **state)
+{
+	struct image img;
+	struct answer a;
+	size_t whole, data;
+	int fd = fake_file();
+
+	(void)state;
+	image_make(&img);
+	whole = img.n;
+	data = image_memory(&img)->data_offset;
+	for (img.n = 4096; img.n < whole; img.n += 512) {
+		const msgpack_object *o;
+
+		image_store(&img, fd);
+		o = ask(&a, fd, NULL);
+		assert_true(mp_get(o, "errors")->via.array.size > 0);
+		assert_non_null(mp_get(o, "header"));
+		if (img.n >= data) {
+			assert_non_null(mp_get(o, "memory"));
+			assert_int_equal(
+				number(mp_get(o, "config"), "cpus"), 2);
+		}
+		answer_free(&a);
+	}
+	image_free(&img);
+	close(fd);
 }
 
 static void test_json(void **state)
@@ -218,10 +268,10 @@ static void test_json(void **state)
 	j = mp_to_json(&msg.data);
 	assert_non_null(j);
 	text = json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(text,
-		"{\"-5\":null,\"bad\":\"ff\",\"big\":9223372036854775807,"
-		"\"bin\":\"00ff\",\"list\":[true,0.5],"
-		"\"max\":\"18446744073709551615\"}");
+	assert_string_equal(text, "{\"-5\":null,\"bad\":\"base64:/"
+				  "w==\",\"big\":9223372036854775807,"
+				  "\"bin\":\"base64:AP8=\",\"list\":[true,0.5],"
+				  "\"max\":\"18446744073709551615\"}");
 	free(text);
 	json_decref(j);
 	msgpack_unpacked_destroy(&msg);
@@ -235,6 +285,7 @@ int main(void)
 		cmocka_unit_test(test_sections),
 		cmocka_unit_test(test_future_section),
 		cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_cut_short),
 		cmocka_unit_test(test_json),
 	};
 
