@@ -76,6 +76,7 @@ enum ctl_fd_kind {
 	CTL_FD_BASE,     /* sealed memory of a template */
 	CTL_FD_LISTENER, /* unix socket of the vsock device */
 	CTL_FD_DISK,     /* index: disk of the configuration */
+	CTL_FD_LAYER,    /* index: the same; a frozen overlay under it */
 	CTL_FD_OVERLAY,  /* index: the same; a fresh private file */
 	CTL_FD_TAP,      /* index: network interface */
 	CTL_FD_PAGER,    /* socket to the pager */
@@ -212,12 +213,26 @@ struct ctl_clone {
 	 * payload: struct ctl_overrides, or none */
 };
 #define CTL_CLONE_BATCH 16
+/* Files behind devices, by the device's id: entry i belongs to the descriptors
+ * of index i. */
+struct ctl_disk {
+	char id[MACHINE_ID_MAX];
+};
+struct ctl_net {
+	char id[MACHINE_ID_MAX];
+	char tap[16]; /* name for people, "" without a descriptor */
+	uint8_t mac[6];
+	uint8_t has_mac, reserved;
+};
 struct ctl_overrides {
 	char hostname[64];      /* empty: "TEMPLATE-NUMBER" */
 	char template_name[64]; /* always set */
 	uint32_t cid;           /* 0: as in the template; of several clones
 				 * the first one's, the others count up */
+	uint32_t ndisks, nnets;
 	uint32_t reserved;
+	struct ctl_disk disk[MACHINE_MAX_DISKS];
+	struct ctl_net net[MACHINE_MAX_NETS];
 };
 struct ctl_cloned {
 	uint64_t number; /* first + index */

@@ -8,5 +8,7 @@ const struct device_ops *const device_types[] = {
 	&serial_ops,
 	&vsock_ops,
 	&rng_ops,
+	&block_ops,
+	&net_ops,
 	NULL,
 };

@@ -67,6 +67,8 @@ extern const struct device_ops acpi_ops;   /* arch/x86/acpi_dev.c */
 extern const struct device_ops serial_ops; /* devices/serial.c */
 extern const struct device_ops vsock_ops;  /* devices/vsock.c */
 extern const struct device_ops rng_ops;    /* devices/rng.c */
+extern const struct device_ops block_ops;  /* devices/block.c */
+extern const struct device_ops net_ops;    /* devices/net.c */
 
 /* THE list: order of creation, of saving and of restoring. NULL-terminated. */
 extern const struct device_ops *const device_types[];

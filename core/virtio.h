@@ -158,6 +158,13 @@ void virtq_unpop(struct virtio_dev *vd, uint32_t q);
  * run any more is no error. */
 int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head,
 	uint32_t len) MUST_USE;
+/* Several at once: the driver sees all of them or none. */
+struct virtq_used {
+	uint32_t id; /* head of the chain */
+	uint32_t len;
+};
+int virtq_push_all(struct virtio_dev *vd, uint32_t q,
+	const struct virtq_used *u, unsigned n) MUST_USE;
 /* Does the driver want to be woken for this queue (2.7.7)? With EVENT_IDX the
  * answer is for all that was used since the last question. */
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q);

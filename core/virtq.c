@@ -238,8 +238,13 @@ void virtq_unpop(struct virtio_dev *vd, uint32_t q)
 
 int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head, uint32_t len)
 {
+	return virtq_push_all(vd, q, &(struct virtq_used){head, len}, 1);
+}
+
+int virtq_push_all(struct virtio_dev *vd, uint32_t q,
+	const struct virtq_used *u, unsigned n)
+{
 	struct virtq_state *vs;
-	uint32_t elem[2] = {head, len};
 	uint8_t *used;
 
 	if (!virtio_queue_live(vd, q))
@@ -248,10 +253,10 @@ int virtq_push(struct virtio_dev *vd, uint32_t q, uint16_t head, uint32_t len)
 	used = used_at(&vd->dev.m->mem, vs, MEM_WRITE);
 	if (!used)
 		return -EBADMSG;
-	memcpy(used + USED_HEAD +
-			USED_ELEM * (size_t)(vs->next_used % vs->size),
-		elem, sizeof(elem));
-	vs->next_used++;
+	for (unsigned i = 0; i < n; i++, vs->next_used++)
+		memcpy(used + USED_HEAD +
+				USED_ELEM * (size_t)(vs->next_used % vs->size),
+			&u[i], sizeof(u[i]));
 	/* Release: the element and the buffers are visible before the index. */
 	atomic_store_explicit((_Atomic uint16_t *)(void *)used + USED_IDX,
 		vs->next_used, memory_order_release);

@@ -32,14 +32,15 @@ enum opt_type {
 	OPT_COUNT,   /* uint64_t, from 1: 0 says that it was not given */
 	OPT_SIZE,    /* uint64_t, "128M", not 0 */
 	OPT_MS,      /* uint64_t milliseconds, given in seconds: "1.5" */
-	OPT_LABEL,   /* struct opt_labels: may be repeated */
+	OPT_LABEL,   /* struct opt_labels: "key=value", may be repeated */
+	OPT_LIST,    /* struct opt_labels: any text, may be repeated */
 	OPT_PICTURE, /* const char *: a .png or .svg file; "" when left out */
 	OPT_LATER    /* a planned option that this version refuses */
 };
 
 #define OPT_MAX_LABELS 16
 struct opt_labels {
-	const char *at[OPT_MAX_LABELS]; /* "key=value" */
+	const char *at[OPT_MAX_LABELS];
 	unsigned n;
 };
 
@@ -141,7 +142,8 @@ struct config_opts {
 	const char *config; /* JSON file */
 	const char *kernel, *initrd, *cmdline;
 	uint64_t mem, cpus, cid;
-	struct opt_labels labels;
+	struct opt_labels labels, disks, nets;
+	bool rng;
 };
 /* clang-format off */
 #define CONFIG_OPTS(T, m) \
@@ -161,11 +163,35 @@ struct config_opts {
 		"vsock context id of the guest"}, \
 	{"label", 0, OPT_LABEL, "KEY=VALUE", offsetof(T, m.labels), \
 		"a label, may be repeated"}, \
-	OPT_NOT_YET("disk"), OPT_NOT_YET("net")
+	{"disk", 0, OPT_LIST, "FILE[,ro][,overlay][,id=ID]", \
+		offsetof(T, m.disks), "a disk, may be repeated"}, \
+	{"net", 0, OPT_LIST, "tap=NAME[,mac=ADDRESS][,id=ID]", \
+		offsetof(T, m.nets), "a network interface, may be repeated"}, \
+	{"rng", 0, OPT_FLAG, NULL, offsetof(T, m.rng), \
+		"an entropy device"}
 /* clang-format on */
 /* New reference in *out; guest: the positional GUEST or NULL. */
 int config_build(struct cli *c, const struct config_opts *o, const char *guest,
 	json_t **out);
+/* devices.c: its part of that. */
+int devices_build(struct cli *c, const struct config_opts *o, json_t *cfg);
+
+/* Other files, taps and addresses of a clone or a restored machine. */
+struct device_opts {
+	struct opt_labels disks, taps, macs;
+};
+/* clang-format off */
+#define DEVICE_OPTS(T, m) \
+	{"disk", 0, OPT_LABEL, "ID=FILE", offsetof(T, m.disks), \
+		"the file of a disk, may be repeated"}, \
+	{"tap", 0, OPT_LABEL, "ID=NAME", offsetof(T, m.taps), \
+		"the tap of a network interface, may be repeated"}, \
+	{"mac", 0, OPT_LABEL, "ID=ADDRESS", offsetof(T, m.macs), \
+		"another address of an interface, may be repeated"}
+/* clang-format on */
+/* How many keys devices_pack() makes, and those: "disks", "taps", "macs". */
+uint32_t devices_count(const struct device_opts *o);
+int devices_pack(struct cli *c, msgpack_packer *p, const struct device_opts *o);
 /* Pack key "ready" from the text of --ready. */
 void config_pack_ready(msgpack_packer *p, const char *ready);
 

@@ -7,6 +7,7 @@ struct clone_values {
 	uint64_t count, cid, timeout_ms;
 	bool pooled, fresh;
 	const char *name, *hostname, *vsock;
+	struct device_opts dev;
 };
 
 #define AT(m) offsetof(struct clone_values, m)
@@ -22,10 +23,8 @@ static const struct opt clone_opts[] = {
 		"unix socket for the machine's vsock"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),
 		"until the guest acknowledged (default 10)"},
-	OPT_NOT_YET("mac"),
-	OPT_NOT_YET("tap"),
+	DEVICE_OPTS(struct clone_values, dev),
 	OPT_NOT_YET("ip"),
-	OPT_NOT_YET("disk"),
 	OPT_END,
 };
 
@@ -33,7 +32,8 @@ static int pack_overrides(
 	struct cli *c, msgpack_packer *p, const struct clone_values *v)
 {
 	uint32_t n = (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
-				(v->cid != 0) + (v->vsock != NULL));
+				(v->cid != 0) + (v->vsock != NULL)) +
+		     devices_count(&v->dev);
 	char path[4096];
 
 	mp_str(p, "overrides");
@@ -45,16 +45,17 @@ static int pack_overrides(
 	if (v->cid)
 		mp_key_u64(p, "cid", v->cid);
 	if (!v->vsock)
-		return EXIT_DONE;
+		return devices_pack(c, p, &v->dev);
 	if (cli_abspath(v->vsock, path, sizeof(path)))
 		return cli_fail(c, EXIT_USAGE, "%s: path too long", v->vsock);
 	mp_key_str(p, "vsock", path);
-	return EXIT_DONE;
+	return devices_pack(c, p, &v->dev);
 }
 
 static int pack_clone(struct cli *c, const struct clone_values *v)
 {
-	bool over = v->name || v->hostname || v->cid || v->vsock;
+	bool over = v->name || v->hostname || v->cid || v->vsock ||
+		    devices_count(&v->dev);
 	msgpack_packer *p = thaw_request(
 		c->t, "clone", (uint32_t)(3 + over + (v->timeout_ms != 0)));
 	const char *mode = "any";
@@ -99,9 +100,10 @@ static int run_clone(struct cli *c, void *values)
 	if (v->pooled && v->fresh)
 		return cli_fail(c, EXIT_USAGE,
 			"--pooled and --fresh exclude each other");
-	if ((v->name || v->vsock) && v->count > 1)
+	if ((v->name || v->vsock || devices_count(&v->dev)) && v->count > 1)
 		return cli_fail(c, EXIT_USAGE,
-			"--name and --vsock are for one clone, not for %llu",
+			"--name, --vsock, --disk, --tap and --mac are for one "
+			"clone, not for %llu",
 			(unsigned long long)v->count);
 	rc = pack_clone(c, v);
 	if (!rc)

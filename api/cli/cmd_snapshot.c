@@ -109,6 +109,7 @@ static int run_snapshot(struct cli *c, void *values)
 
 struct restore_values {
 	const char *name, *hostname, *vsock, *ready;
+	struct device_opts dev;
 	uint64_t cid, timeout_ms;
 	bool eager;
 };
@@ -127,10 +128,8 @@ static const struct opt restore_opts[] = {
 	{"eager", 0, OPT_FLAG, NULL, AT(eager),
 		"load all memory before it starts (always so in this version)"},
 	OPT_NOT_YET("lazy"),
-	OPT_NOT_YET("mac"),
-	OPT_NOT_YET("tap"),
+	DEVICE_OPTS(struct restore_values, dev),
 	OPT_NOT_YET("ip"),
-	OPT_NOT_YET("disk"),
 	OPT_END,
 };
 
@@ -138,7 +137,8 @@ static uint32_t count_set(const struct restore_values *v)
 {
 	return (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
 			  (v->vsock != NULL) + (v->ready != NULL) +
-			  (v->cid != 0) + (v->timeout_ms != 0));
+			  (v->cid != 0) + (v->timeout_ms != 0)) +
+	       devices_count(&v->dev);
 }
 
 static int run_restore(struct cli *c, void *values)
@@ -166,7 +166,9 @@ static int run_restore(struct cli *c, void *values)
 		config_pack_ready(p, v->ready);
 	if (v->timeout_ms)
 		mp_key_u64(p, "timeout_ms", v->timeout_ms);
-	rc = cli_call(c, "restoring", &r);
+	rc = devices_pack(c, p, &v->dev);
+	if (!rc)
+		rc = cli_call(c, "restoring", &r);
 	if (rc)
 		return rc;
 	if (c->json)

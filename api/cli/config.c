@@ -87,22 +87,6 @@ static void set_labels(json_t *cfg, const struct opt_labels *l)
 	}
 }
 
-static void set_cid(json_t *cfg, uint64_t cid)
-{
-	json_t *list = json_array();
-	json_t *dev = json_object();
-
-	if (!cid) {
-		json_decref(list);
-		json_decref(dev);
-		return;
-	}
-	json_object_set_new(dev, "type", json_string("vsock"));
-	json_object_set_new(dev, "cid", json_integer((json_int_t)cid));
-	json_array_append_new(list, dev);
-	json_object_set_new(cfg, "devices", list);
-}
-
 int config_build(struct cli *c, const struct config_opts *o, const char *guest,
 	json_t **out)
 {
@@ -136,10 +120,13 @@ int config_build(struct cli *c, const struct config_opts *o, const char *guest,
 	if (o->cpus)
 		json_object_set_new(
 			cfg, "cpus", json_integer((json_int_t)o->cpus));
-	set_cid(cfg, o->cid);
 	set_labels(cfg, &o->labels);
-	*out = cfg;
-	return EXIT_DONE;
+	rc = devices_build(c, o, cfg);
+	if (rc)
+		json_decref(cfg);
+	else
+		*out = cfg;
+	return rc;
 }
 
 void config_pack_ready(msgpack_packer *p, const char *ready)

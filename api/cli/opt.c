@@ -75,11 +75,9 @@ static int parse_ms(const char *s, uint64_t *ms)
 	return 0;
 }
 
-static int add_label(struct opt_labels *l, const char *s)
+static int add_text(struct opt_labels *l, const char *s)
 {
-	const char *eq = strchr(s, '=');
-
-	if (!eq || eq == s || l->n == OPT_MAX_LABELS)
+	if (l->n == OPT_MAX_LABELS)
 		return -EINVAL;
 	l->at[l->n++] = s;
 	return 0;
@@ -116,7 +114,10 @@ static int opt_store(const struct opt *o, void *at, const char *value)
 	case OPT_MS:
 		return parse_ms(value, at);
 	case OPT_LABEL:
-		return add_label(at, value);
+		return strchr(value, '=') && *value != '=' ? add_text(at, value)
+							   : -EINVAL;
+	case OPT_LIST:
+		return add_text(at, value);
 	case OPT_PICTURE:
 		*(const char **)at = value;
 		return !*value || is_picture(value) ? 0 : -EINVAL;

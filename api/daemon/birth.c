@@ -104,11 +104,19 @@ static void batch_done(
 }
 
 static void send_batch(struct daemon *d, struct zygote *z,
-	const struct ctl_overrides *o, struct batch *b, int listener)
+	const struct ctl_overrides *o, struct batch *b,
+	const struct clone_files *files)
 {
 	struct ctl_msg m = {.type = CTL_CLONE, .len = sizeof(*o)};
+	struct ctl_fd fds[1 + DEVFILES_MAX_FDS];
+	unsigned nfds = 0;
 	struct err e = {0};
 	int r;
+
+	if (files->listener >= 0)
+		fds[nfds++] =
+			(struct ctl_fd){files->listener, CTL_FD_LISTENER, 0};
+	nfds = devfiles_fds(&files->dev, fds, nfds);
 
 	m.clone.count = b->count;
 	m.clone.mode = b->pool ? CTL_CLONE_PARK : CTL_CLONE_RUN;
@@ -117,8 +125,8 @@ static void send_batch(struct daemon *d, struct zygote *z,
 	r = proc_call(d, &z->p,
 		&(struct proc_request){.m = &m,
 			.payload = o,
-			.fds = &(struct ctl_fd){listener, CTL_FD_LISTENER, 0},
-			.nfds = listener >= 0 ? 1 : 0,
+			.fds = fds,
+			.nfds = nfds,
 			.timeout_ms = b->timeout_ms + GRACE_MS,
 			.fn = batch_done,
 			.arg = b},
@@ -147,6 +155,24 @@ static struct ctl_overrides overrides_of(struct daemon *d, struct template *t,
 	return o;
 }
 
+/* Files of a clone's own; those that have any are asked for one by one. */
+static int prepare(struct daemon *d, struct want *w, uint32_t index,
+	struct machine_entry *m, struct clone_files *files, struct err *e)
+{
+	int r = 0;
+
+	if (w && w->prepare)
+		r = w->prepare(d, w, index, m, files, e);
+	return r ? r : devfiles_clone_overlays(d, &m->t->cfg, &files->dev, e);
+}
+
+static void close_files(struct clone_files *f)
+{
+	devfiles_close(&f->dev);
+	if (f->listener >= 0)
+		(void)close(f->listener);
+}
+
 /* Ask for n clones of w (NULL: for the pool). */
 static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 	uint64_t timeout_ms)
@@ -155,8 +181,10 @@ static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 	struct batch *b = calloc(1, sizeof(*b));
 	uint32_t index = w ? w->asked : 0;
 	struct ctl_overrides o;
+	struct clone_files files = {.listener = -1};
 	struct err e = {0};
-	int listener = -1;
+
+	devfiles_init(&files.dev);
 
 	if (w) {
 		given = w->overrides ? &w->overrides[index] : NULL;
@@ -176,8 +204,8 @@ static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 		if (!m)
 			break;
 		b->count++;
-		if (w && w->prepare &&
-			w->prepare(d, w, index + i, m, &listener, &e)) {
+		if (prepare(d, w, index + i, m, &files, &e)) {
+			close_files(&files);
 			birth_failed(d, m, &e);
 			free(b);
 			return;
@@ -191,12 +219,12 @@ static void ask(struct daemon *d, struct zygote *z, struct want *w, uint32_t n,
 	if (b && b->count) {
 		b->timeout_ms = timeout_ms;
 		b->pool = !w;
-		send_batch(d, z, &o, b, listener);
+		devfiles_fill(&files.dev, &o);
+		send_batch(d, z, &o, b, &files);
 	} else {
 		free(b);
 	}
-	if (listener >= 0)
-		(void)close(listener);
+	close_files(&files);
 }
 
 void birth_feed(struct daemon *d, struct template *t)
@@ -213,7 +241,8 @@ void birth_feed(struct daemon *d, struct template *t)
 		uint64_t n = min_u64(w->count - w->asked, alone ? BATCH : 1);
 
 		n = min_u64(n, WINDOW - t->z->outstanding);
-		if (w->overrides || w->prepare)
+		if (w->overrides || w->prepare ||
+			devfiles_need_overlays(&t->cfg))
 			n = 1;
 		/* Small messages cost more: wait for room for a whole one. */
 		if (alone && n < BATCH && n < w->count - w->asked && n > 1)
@@ -231,7 +260,13 @@ unsigned birth_fill(struct daemon *d, struct template *t, unsigned n)
 {
 	if (!t->z || !t->z->ready || t->z->outstanding + n > WINDOW)
 		return 0;
-	ask(d, t->z, NULL, n, CLONE_ACK_MS);
+	if (!devfiles_need_overlays(&t->cfg)) {
+		ask(d, t->z, NULL, n, CLONE_ACK_MS);
+		return n;
+	}
+	/* One that fails may take the zygote with it. */
+	for (unsigned i = 0; i < n && t->z; i++)
+		ask(d, t->z, NULL, 1, CLONE_ACK_MS);
 	return n;
 }
 

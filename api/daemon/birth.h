@@ -17,10 +17,10 @@ struct want;
  * Called once per index; the want may be freed in the last call. */
 typedef void want_fn(struct daemon *d, struct want *w, uint32_t index,
 	struct machine_entry *m, const struct err *e);
-/* Before index is asked for: finish the entry; *listener may be set to a
- * descriptor for the clone, which is closed afterwards. */
+/* Before index is asked for: finish the entry and fill files (empty), which are
+ * closed afterwards. */
 typedef int want_prepare_fn(struct daemon *d, struct want *w, uint32_t index,
-	struct machine_entry *m, int *listener, struct err *e);
+	struct machine_entry *m, struct clone_files *files, struct err *e);
 
 struct want {
 	struct list link; /* template.wants while there is more to ask for */

@@ -34,6 +34,7 @@ struct clone_op {
 	char (*name)[NAME_LEN];          /* owned: per index, or NULL */
 	struct path_arg *vsock;          /* owned: per index, or NULL */
 	char *paths;                     /* owned: what vsock points into */
+	struct devfiles *files;          /* owned: per index, or NULL */
 };
 
 /* A pooled clone on its way. */
@@ -52,6 +53,9 @@ static void op_free(struct clone_op *op)
 	free(op->name);
 	free(op->vsock);
 	free(op->paths);
+	for (uint32_t i = 0; op->files && i < op->count; i++)
+		devfiles_close(&op->files[i]);
+	free(op->files);
 	free(op);
 }
 
@@ -183,17 +187,21 @@ static void born(struct daemon *d, struct want *w, uint32_t index,
 }
 
 static int prepare(struct daemon *d, struct want *w, uint32_t index,
-	struct machine_entry *m, int *listener, struct err *e)
+	struct machine_entry *m, struct clone_files *files, struct err *e)
 {
 	struct clone_op *op = container_of(w, struct clone_op, want);
 	uint32_t i = op->pooled + index;
 
 	if (op->name && op->name[i][0])
 		m->name = strdup(op->name[i]);
+	/* They change hands. */
+	files->dev = op->files[i];
+	devfiles_init(&op->files[i]);
 	if (!op->vsock || (!op->vsock[i].path.p && op->vsock[i].fd < 0))
 		return 0;
-	*listener = listener_create(d, op->r, &op->vsock[i], &m->listener, e);
-	return *listener < 0 ? *listener : 0;
+	files->listener =
+		listener_create(d, op->r, &op->vsock[i], &m->listener, e);
+	return files->listener < 0 ? files->listener : 0;
 }
 
 static void went(
@@ -241,9 +249,65 @@ static void send_go(struct daemon *d, struct clone_op *op, uint32_t index,
 	failed(d, op, index, &e);
 }
 
+/* By name, before anything is made. */
+static int check_ids(const struct clone_op *op, uint32_t i, struct err *e)
+{
+	const struct devfiles *f = &op->files[i];
+
+	for (unsigned k = 0; k < f->ndisks; k++) {
+		if (machine_find_disk(&op->t->cfg, f->disk[k].id) < 0)
+			return err_set(e, -EINVAL,
+				"overrides.disks: template \"%s\" has no disk "
+				"\"%s\"",
+				op->t->name, f->disk[k].id);
+	}
+	for (unsigned k = 0; k < f->nnets; k++) {
+		if (machine_find_net(&op->t->cfg, f->net[k].id) < 0)
+			return err_set(e, -EINVAL,
+				"overrides: template \"%s\" has no network "
+				"interface \"%s\"",
+				op->t->name, f->net[k].id);
+	}
+	return 0;
+}
+
+static bool same_mac(const struct devfiles *a, const struct devfiles *b)
+{
+	for (unsigned i = 0; i < a->nnets; i++) {
+		for (unsigned k = 0; k < b->nnets; k++) {
+			if (a->net[i].has_mac && b->net[k].has_mac &&
+				!memcmp(a->net[i].mac, b->net[k].mac, 6))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Between the clones of one request. */
+static int check_twins(const struct clone_op *op, struct err *e)
+{
+	for (uint32_t i = 0; i < op->count; i++) {
+		for (uint32_t k = 0; k < i; k++) {
+			if (op->overrides[i].cid &&
+				op->overrides[i].cid == op->overrides[k].cid)
+				return err_set(e, -EINVAL,
+					"overrides: clones %u and %u get the "
+					"cid %u",
+					k, i, op->overrides[i].cid);
+			if (same_mac(&op->files[i], &op->files[k]))
+				return err_set(e, -EINVAL,
+					"overrides: clones %u and %u get the "
+					"same mac",
+					k, i);
+		}
+	}
+	return 0;
+}
+
 static int parse_override(
 	struct clone_op *op, uint32_t i, const msgpack_object *o, struct err *e)
 {
+	const msgpack_object *disks = NULL, *taps = NULL, *macs = NULL;
 	uint64_t cid = 0;
 	int r = 0;
 
@@ -265,6 +329,12 @@ static int parse_override(
 		else if (mp_str_eq(&kv->key, "vsock"))
 			r = param_path(
 				&kv->val, "overrides.vsock", &op->vsock[i], e);
+		else if (mp_str_eq(&kv->key, "disks"))
+			disks = &kv->val;
+		else if (mp_str_eq(&kv->key, "taps"))
+			taps = &kv->val;
+		else if (mp_str_eq(&kv->key, "macs"))
+			macs = &kv->val;
 		else
 			r = err_set(e, -EINVAL,
 				"overrides: unknown key \"%.*s\"",
@@ -274,7 +344,10 @@ static int parse_override(
 				kv->key.via.str.ptr);
 	}
 	op->overrides[i].cid = (uint32_t)cid;
-	return r;
+	if (!r)
+		r = devfiles_overrides(
+			op->r, disks, taps, macs, &op->files[i], e);
+	return r ? r : check_ids(op, i, e);
 }
 
 /* Paths point into the request, which is gone when they are used. */
@@ -305,7 +378,8 @@ static bool needs_fresh(const struct clone_op *op)
 {
 	for (uint32_t i = 0; op->overrides && i < op->count; i++) {
 		if (op->overrides[i].hostname[0] || op->overrides[i].cid ||
-			op->vsock[i].path.p || op->vsock[i].fd >= 0)
+			op->vsock[i].path.p || op->vsock[i].fd >= 0 ||
+			op->files[i].ndisks || op->files[i].nnets)
 			return true;
 	}
 	return false;
@@ -325,7 +399,10 @@ static int parse_overrides(
 	op->overrides = calloc(op->count, sizeof(*op->overrides));
 	op->name = calloc(op->count, sizeof(*op->name));
 	op->vsock = calloc(op->count, sizeof(*op->vsock));
-	if (!op->overrides || !op->name || !op->vsock)
+	op->files = calloc(op->count, sizeof(*op->files));
+	for (uint32_t i = 0; op->files && i < op->count; i++)
+		devfiles_init(&op->files[i]);
+	if (!op->overrides || !op->name || !op->vsock || !op->files)
 		return err_set(e, -ENOMEM, "no memory for overrides");
 	for (uint32_t i = 0; i < op->count; i++)
 		op->vsock[i].fd = -1;
@@ -333,9 +410,11 @@ static int parse_overrides(
 		r = parse_override(op, i, list ? &o->via.array.ptr[i] : o, e);
 	if (!r && !list && op->count > 1 && needs_fresh(op))
 		return err_set(e, -EINVAL,
-			"overrides: hostname, cid and vsock cannot be the same "
+			"overrides: only name can be the same "
 			"for %u clones: give one map for each",
 			op->count);
+	if (!r && list)
+		r = check_twins(op, e);
 	return r ? r : keep_paths(op, e);
 }
 
@@ -346,7 +425,7 @@ static int split(struct clone_op *op, uint64_t mode, struct err *e)
 
 	if (mode == MODE_POOLED && fresh)
 		return err_set(e, -EINVAL,
-			"overrides: hostname, cid and vsock need fresh clones");
+			"overrides: all but name need fresh clones");
 	if (mode == MODE_POOLED)
 		op->pooled = op->count;
 	else if (mode == MODE_ANY && !fresh)

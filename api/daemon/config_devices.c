@@ -314,9 +314,6 @@ static int add(struct config *c, const char *where, struct err *e)
 {
 	if (!c->dev->type)
 		return err_set(e, -EINVAL, "%s.type: is missing", where);
-	if (c->dev->type & (T_BLOCK | T_NET))
-		return err_set(e, -EOPNOTSUPP,
-			"%s.type: this thaw does not support it yet", where);
 	if (!(c->dev->given & c->dev->type))
 		return wrong(where, "has a key that is not of its type", e);
 	switch (c->dev->type) {

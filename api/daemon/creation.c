@@ -69,6 +69,7 @@ static void release(struct creation *c)
 	if (c->source >= 0)
 		(void)close(c->source);
 	free(c->meta.labels);
+	free(c->meta.disks);
 	daemon_bury(d, c);
 }
 
@@ -165,8 +166,11 @@ static void publish(struct creation *c)
 	(void)close(c->file);
 	c->file = -1;
 	free(c->meta.labels);
+	free(c->meta.disks);
 	memset(&c->meta, 0, sizeof(c->meta));
 	r = store_load(d->state_fd, t->name, &c->meta, &t->snap_fd, &e);
+	if (!r)
+		r = template_open_disks(d, t, &c->meta, &e);
 	if (r) {
 		failed(c, &e);
 		return;
@@ -240,15 +244,26 @@ static void copied(struct daemon *d, void *arg, const struct err *e)
 	publish(c);
 }
 
-static int from_config(struct creation *c, const struct config *cfg,
+/* The template opens no image twice: its zygote gets the builder's. */
+static void keep_images(struct template *t, struct devfiles *f)
+{
+	t->files.ndisks = f->ndisks;
+	memcpy(t->files.disk, f->disk, sizeof(f->disk));
+	for (unsigned i = 0; i < f->ndisks; i++)
+		t->files.image[i] = take_fd(&f->image[i]);
+}
+
+static int from_config(struct creation *c, struct config *cfg,
 	const struct args *a, struct err *e)
 {
+	struct devfiles files;
 	struct start s = {.cfg = &cfg->mc,
 		.kind = ENTRY_BUILDER,
 		.role = CTL_ROLE_BUILDER,
 		.file = -1,
 		.initrd = -1,
 		.listener = -1,
+		.files = &files,
 		.ready = c->ready,
 		.timeout_ms = a->timeout_ms,
 		.fn = builder_started,
@@ -276,7 +291,14 @@ static int from_config(struct creation *c, const struct config *cfg,
 	}
 	(void)snprintf(id, sizeof(id), "%s-builder", c->t->name);
 	s.id = id;
-	r = starter_begin(c->d, &s, &c->builder, e);
+	devfiles_init(&files);
+	r = devfiles_of_config(c->d, c->r, cfg, c->store.dir, &files, e);
+	c->t->cfg = cfg->mc;
+	if (!r)
+		r = starter_begin(c->d, &s, &c->builder, e);
+	if (!r)
+		keep_images(c->t, &files);
+	devfiles_close(&files);
 	if (s.file >= 0)
 		(void)close(s.file);
 	if (s.initrd >= 0)
@@ -287,6 +309,10 @@ static int from_config(struct creation *c, const struct config *cfg,
 static int from_snapshot(
 	struct creation *c, const struct args *a, struct err *e)
 {
+	int r = devfiles_overrides(c->r, a->disks, NULL, NULL, &c->t->files, e);
+
+	if (r)
+		return r;
 	c->source = peerfile_read(c->d, c->r, "snapshot", &a->snapshot, e);
 	if (c->source < 0)
 		return c->source;
@@ -351,6 +377,9 @@ static int from_machine(struct creation *c, const struct args *a, struct err *e)
 	struct machine_entry *m;
 	int r = machine_get(c->d, a->machine, &m, e);
 
+	if (!r)
+		r = devfiles_overrides(
+			c->r, a->disks, NULL, NULL, &c->t->files, e);
 	if (r)
 		return r;
 	if (m->state != ENTRY_RUNNING && m->state != ENTRY_PAUSED)
@@ -371,6 +400,10 @@ static int check(struct daemon *d, const struct args *a, struct err *e)
 	if ((snapshot || a->machine[0]) && a->ready)
 		return err_set(e, -EINVAL,
 			"ready: a snapshot or a machine is as ready as it was");
+	if (!snapshot && !a->machine[0] && a->disks)
+		return err_set(e, -EINVAL,
+			"disks: is for a snapshot or a machine; a "
+			"configuration has devices");
 	if (!strcmp(a->name, "m"))
 		return err_set(e, -EINVAL,
 			"name: \"m\" is kept for the ids of machines");
@@ -401,7 +434,7 @@ static struct creation *create(struct daemon *d, struct request *r,
 	return c;
 }
 
-static int begin(struct creation *c, const struct config *cfg,
+static int begin(struct creation *c, struct config *cfg,
 	const struct template_limits *limits, const struct args *a,
 	struct err *e)
 {
@@ -415,6 +448,9 @@ static int begin(struct creation *c, const struct config *cfg,
 	t->invoke_ms = c->meta.invoke_ms = limits->invoke_ms;
 	c->meta.created = t->created;
 	c->meta.labels = config_labels_json(cfg);
+	c->meta.disks = template_disks_json(cfg, a->disks);
+	c->meta.uid = c->r->conn ? c->r->conn->peer.uid : geteuid();
+	c->meta.gid = c->r->conn ? c->r->conn->peer.gid : getegid();
 	r = store_begin(d->state_fd, t->name, &c->store, &c->file, e);
 	if (r)
 		return r;

@@ -59,11 +59,11 @@ static void started(struct daemon *d, void *arg, struct machine_entry *m,
 }
 
 /* Files and sockets of a machine; all are closed by the caller. */
-static int open_files(struct request *r, struct args *a,
-	const struct config *cfg, struct start *s, struct listener **l,
-	struct err *e)
+static int open_files(struct request *r, struct args *a, struct config *cfg,
+	struct start *s, struct listener **l, struct err *e)
 {
 	struct daemon *d = r->d;
+	int rc;
 
 	if (!s->cfg)
 		s->file = peerfile_read(d, r, "snapshot", &a->snapshot, e);
@@ -77,6 +77,11 @@ static int open_files(struct request *r, struct args *a,
 		if (s->initrd < 0)
 			return s->initrd;
 	}
+	rc = s->cfg ? devfiles_of_config(d, r, cfg, -1, s->files, e)
+		    : devfiles_overrides(
+			      r, a->disks, a->taps, a->macs, s->files, e);
+	if (rc)
+		return rc;
 	if (!a->vsock.path.p && a->vsock.fd < 0)
 		return 0;
 	if (s->cfg && !cfg->mc.vsock_cid)
@@ -130,12 +135,14 @@ int machine_create_method(
 {
 	bool snapshot = a->snapshot.path.p || a->snapshot.fd >= 0;
 	struct listener *l = NULL;
+	struct devfiles files;
 	struct config cfg;
 	struct start s = {.kind = ENTRY_MACHINE,
 		.role = CTL_ROLE_MACHINE,
 		.file = -1,
 		.initrd = -1,
 		.listener = -1,
+		.files = &files,
 		.name = a->name,
 		.hostname = a->hostname,
 		.cid = (uint32_t)a->cid,
@@ -145,6 +152,10 @@ int machine_create_method(
 	if (snapshot && a->config)
 		return err_set(
 			e, -EINVAL, "config and snapshot: give one of them");
+	if (!snapshot && (a->disks || a->taps || a->macs))
+		return err_set(e, -EINVAL,
+			"disks, taps and macs: are for a snapshot; a "
+			"configuration has devices");
 	rc = config_parse(a->config, &cfg, e);
 	if (!rc)
 		rc = ready_parse(a->ready, &s.ready, e);
@@ -154,9 +165,11 @@ int machine_create_method(
 		s.role = CTL_ROLE_RESTORE;
 	else
 		s.cfg = &cfg.mc;
+	devfiles_init(&files);
 	rc = open_files(r, a, &cfg, &s, &l, e);
 	if (!rc)
 		rc = create(d, r, a, &s, &l, e);
+	devfiles_close(&files);
 	if (s.file >= 0)
 		(void)close(s.file);
 	if (s.initrd >= 0)

@@ -37,6 +37,15 @@ static const struct param machine_create_params[] = {
 		.help = "default: the id"},
 	{"cid", PARAM_UINT, false, AT(cid), 3, UINT32_MAX - 1, 0,
 		.help = "the guest's vsock context id"},
+	{"disks", PARAM_OBJECT, false, AT(disks),
+		.help = "with `snapshot`: the files of its disks, `{ID: path "
+			"or "
+			"descriptor}`; none is opened that is not given here"},
+	{"taps", PARAM_OBJECT, false, AT(taps),
+		.help = "with `snapshot`: the taps of its interfaces, `{ID: "
+			"name or descriptor}`; without one the link is down"},
+	{"macs", PARAM_OBJECT, false, AT(macs),
+		.help = "with `snapshot`: other addresses, `{ID: address}`"},
 	{0}};
 static const struct param id_params[] = {
 	{"id", PARAM_ID, true, AT(id), .help = "machine"}, {0}};
@@ -77,6 +86,9 @@ static const struct param template_create_params[] = {
 		.help = "instead: a snapshot, which is copied"},
 	{"machine", PARAM_ID, false, AT(machine),
 		.help = "instead: this machine as it is now; it goes on"},
+	{"disks", PARAM_OBJECT, false, AT(disks),
+		.help = "with `snapshot` or `machine`: the files of its disks, "
+			"as for machine.create"},
 	{"pool", PARAM_UINT, false, AT(pool), 0, 100000, 0,
 		.help = "clones to keep made ahead of time"},
 	{"ready", PARAM_OBJECT, false, AT(ready),

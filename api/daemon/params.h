@@ -36,6 +36,7 @@ struct args {
 	struct text payload, data, section;
 	struct path_arg snapshot, path, console, vsock;
 	const msgpack_object *config, *ready, *limits, *overrides;
+	const msgpack_object *disks, *taps, *macs;
 	uint64_t timeout_ms, count, pool, cid;
 	uint64_t mode, type, codec; /* index of the choice */
 	uint64_t bind, stream, force, live, progress;

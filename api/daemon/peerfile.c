@@ -147,7 +147,7 @@ static int open_as(struct daemon *d, const struct ucred *peer, int sock,
 }
 
 static int from_request(struct request *r, const char *key,
-	const struct path_arg *arg, struct err *e)
+	const struct path_arg *arg, bool write, struct err *e)
 {
 	int fd = request_take_fd(r, arg->fd, e), mode;
 
@@ -159,18 +159,29 @@ static int from_request(struct request *r, const char *key,
 		return err_set(e, -EACCES,
 			"%s: the descriptor is not open for reading", key);
 	}
+	if (write && (mode & O_ACCMODE) != O_RDWR) {
+		(void)close(fd);
+		return err_set(e, -EACCES,
+			"%s: the descriptor is not open for writing", key);
+	}
 	return fd;
 }
 
 int peerfile_read(struct daemon *d, struct request *r, const char *key,
 	const struct path_arg *arg, struct err *e)
 {
+	return peerfile_open(d, r, key, arg, false, e);
+}
+
+int peerfile_open(struct daemon *d, struct request *r, const char *key,
+	const struct path_arg *arg, bool write, struct err *e)
+{
 	char path[4096];
 	struct stat st;
 	int fd;
 
 	if (arg->fd >= 0) {
-		fd = from_request(r, key, arg, e);
+		fd = from_request(r, key, arg, write, e);
 	} else {
 		if (!r->conn)
 			return err_set(e, -ECONNRESET, "the client is gone");
@@ -178,7 +189,7 @@ int peerfile_read(struct daemon *d, struct request *r, const char *key,
 			arg->path.p);
 		/* A FIFO must not hold us up. */
 		fd = open_as(d, &r->conn->peer, r->conn->fd, path,
-			O_RDONLY | O_NONBLOCK | O_NOCTTY, e);
+			(write ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY, e);
 		if (fd < 0)
 			return err_wrap(e, "%s", key);
 	}
@@ -187,6 +198,21 @@ int peerfile_read(struct daemon *d, struct request *r, const char *key,
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
 		(void)close(fd);
 		return err_set(e, -EINVAL, "%s: not a regular file", key);
+	}
+	return fd;
+}
+
+int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,
+	const char *path, struct err *e)
+{
+	const struct ucred who = {.uid = uid, .gid = gid};
+	struct stat st;
+	int fd =
+		open_as(d, &who, -1, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, e);
+
+	if (fd >= 0 && (fstat(fd, &st) || !S_ISREG(st.st_mode))) {
+		(void)close(fd);
+		return err_set(e, -EINVAL, "%s: not a regular file", path);
 	}
 	return fd;
 }

@@ -13,6 +13,13 @@
 /* An existing regular file, for reading. key names it in messages. */
 int peerfile_read(struct daemon *d, struct request *r, const char *key,
 	const struct path_arg *arg, struct err *e) MUST_USE;
+/* The same, for reading and writing. */
+int peerfile_open(struct daemon *d, struct request *r, const char *key,
+	const struct path_arg *arg, bool write, struct err *e) MUST_USE;
+/* A path that this user named before, when no request of theirs is there; the
+ * user's supplementary groups do not count then. */
+int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,
+	const char *path, struct err *e) MUST_USE;
 /* The directory in which path's last component is to be made; name gets that
  * component. The result is an O_PATH descriptor. */
 int peerfile_parent(struct daemon *d, const struct ucred *peer, int sock,

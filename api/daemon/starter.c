@@ -111,7 +111,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	struct ctl_overrides o = {.cid = start->cid};
 	struct ctl_msg m = {.type = CTL_SETUP};
 	unsigned nfds = 0;
-	struct ctl_fd fds[3];
+	struct ctl_fd fds[3 + DEVFILES_MAX_FDS];
 
 	if (start->hostname && start->hostname[0])
 		(void)snprintf(
@@ -130,6 +130,10 @@ static int send_setup(struct daemon *d, const struct start *start,
 	if (start->listener >= 0)
 		fds[nfds++] =
 			(struct ctl_fd){start->listener, CTL_FD_LISTENER, 0};
+	if (start->files) {
+		devfiles_fill(start->files, &o);
+		nfds = devfiles_fds(start->files, fds, nfds);
+	}
 	if (!start->cfg) {
 		m.len = sizeof(o);
 		return proc_call(d, &s->m->p,

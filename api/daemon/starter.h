@@ -5,7 +5,7 @@
 #ifndef THAW_API_DAEMON_STARTER_H
 #define THAW_API_DAEMON_STARTER_H
 
-#include "api/daemon/config.h"
+#include "api/daemon/devfiles.h"
 #include "api/daemon/machine.h"
 
 #define FREEZE_MS 600000
@@ -27,7 +27,8 @@ struct start {
 	int file;     /* borrowed: kernel or snapshot, -1: built-in guest */
 	int initrd;   /* borrowed; -1: none */
 	int listener; /* borrowed: vsock socket, or -1 */
-	const char *hostname; /* NULL or "": none */
+	struct devfiles *files; /* borrowed; NULL: none */
+	const char *hostname;   /* NULL or "": none */
 	uint32_t cid;
 	struct ready ready;
 	uint64_t timeout_ms;

@@ -134,11 +134,13 @@ static int write_meta(int dir, const struct store_meta *meta, struct err *e)
 {
 	json_t *labels =
 		meta->labels ? json_loads(meta->labels, 0, NULL) : NULL;
-	json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:o*}", "pool",
+	json_t *disks = meta->disks ? json_loads(meta->disks, 0, NULL) : NULL;
+	json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:o*,s:o*}", "pool",
 		(json_int_t)meta->pool, "max_clones",
 		(json_int_t)meta->max_clones, "invoke_ms",
 		(json_int_t)meta->invoke_ms, "created_ns",
-		(json_int_t)meta->created, "labels", labels);
+		(json_int_t)meta->created, "uid", (json_int_t)meta->uid, "gid",
+		(json_int_t)meta->gid, "labels", labels, "disks", disks);
 	char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	AUTO_FD fd = -1;
 	int r = text ? 0 : -ENOMEM;
@@ -259,6 +261,11 @@ static int read_meta(int dir, struct store_meta *meta, struct err *e)
 	labels = json_object_get(j, "labels");
 	if (json_is_object(labels))
 		meta->labels = json_dumps(labels, JSON_COMPACT);
+	meta->uid = get_number(j, "uid");
+	meta->gid = get_number(j, "gid");
+	if (json_is_array(json_object_get(j, "disks")))
+		meta->disks =
+			json_dumps(json_object_get(j, "disks"), JSON_COMPACT);
 	json_decref(j);
 	return 0;
 }
@@ -281,8 +288,23 @@ int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 		return 0;
 	r = -errno;
 	free(meta->labels);
-	meta->labels = NULL;
+	free(meta->disks);
+	meta->labels = meta->disks = NULL;
 	return err_sys(e, r, "opening " SNAPSHOT);
+}
+
+int store_overlay(int store, const char *name, const char *id)
+{
+	AUTO_FD dir = openat(
+		store, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	char file[64];
+	int fd;
+
+	if (dir < 0)
+		return -errno;
+	(void)snprintf(file, sizeof(file), "%s.overlay", id);
+	fd = openat(dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? -errno : fd;
 }
 
 int store_copy(int from, int to, struct err *e)

@@ -15,7 +15,9 @@ struct store_new {
 };
 
 struct store_meta {
-	char *labels; /* owned JSON object, or NULL */
+	char *labels;      /* owned JSON object, or NULL */
+	char *disks;       /* owned JSON array [{id, path}], or NULL */
+	uint64_t uid, gid; /* who made it */
 	uint64_t pool, max_clones, invoke_ms, created;
 };
 
@@ -36,6 +38,8 @@ int store_list(int store, void (*fn)(void *arg, const char *name), void *arg);
 /* Its snapshot, read-only, and what template.json says (owned). */
 int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 	struct err *e) MUST_USE;
+/* Disk ID's frozen overlay, read-only: -ENOENT when there is none. */
+int store_overlay(int store, const char *name, const char *id);
 /* Copy all of a file, sharing blocks where the file system can. */
 int store_copy(int from, int to, struct err *e) MUST_USE;
 

@@ -41,6 +41,7 @@ struct template *template_add(struct daemon *d, const char *name)
 		return NULL;
 	(void)snprintf(t->name, sizeof(t->name), "%s", name);
 	t->snap_fd = t->base_fd = -1;
+	devfiles_init(&t->files);
 	t->next_number = 1;
 	t->created = wall_ns();
 	list_init(&t->retired);
@@ -76,6 +77,7 @@ void template_drop(struct daemon *d, struct template *t, const struct err *why)
 	d->ntemplates--;
 	if (t->snap_fd >= 0)
 		(void)close(t->snap_fd);
+	devfiles_close(&t->files);
 	if (t->base_fd >= 0)
 		(void)close(t->base_fd);
 	free(t->labels);
@@ -130,6 +132,7 @@ static void load_one(void *arg, const char *name)
 	t = template_add(d, name);
 	if (!t) {
 		free(meta.labels);
+		free(meta.disks);
 		(void)close(fd);
 		return;
 	}
@@ -139,6 +142,10 @@ static void load_one(void *arg, const char *name)
 	t->max_clones = meta.max_clones;
 	t->invoke_ms = meta.invoke_ms;
 	t->created = meta.created;
+	/* Its zygote will say what is missing, by name. */
+	if (template_open_disks(d, t, &meta, &e))
+		log_error("template \"%s\": %s", name, e.msg);
+	free(meta.disks);
 	t->state = TEMPLATE_LOADING;
 	zygote_start(d, t);
 }

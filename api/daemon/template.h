@@ -7,7 +7,9 @@
 #ifndef THAW_API_DAEMON_TEMPLATE_H
 #define THAW_API_DAEMON_TEMPLATE_H
 
+#include "api/daemon/devfiles.h"
 #include "api/daemon/machine.h"
+#include "api/daemon/store.h"
 
 enum template_state {
 	TEMPLATE_CREATING,
@@ -32,10 +34,11 @@ struct template
 	uint64_t base_bytes, created; /* created: wall_ns() */
 	uint64_t pool_target, max_clones, invoke_ms;
 
-	int snap_fd, base_fd; /* owned; base_fd -1 until it is known */
-	struct zygote *z;     /* current one, NULL: none yet */
-	struct list retired;  /* zygotes that only wait for their clones */
-	unsigned starts;      /* attempts to start a zygote in a row */
+	struct devfiles files; /* its disks: images and layers; no taps */
+	int snap_fd, base_fd;  /* owned; base_fd -1 until it is known */
+	struct zygote *z;      /* current one, NULL: none yet */
+	struct list retired;   /* zygotes that only wait for their clones */
+	unsigned starts;       /* attempts to start a zygote in a row */
 	struct deadline retry;
 
 	struct list parked, wants;
@@ -61,6 +64,13 @@ void template_failed(
 	struct daemon *d, struct template *t, const struct err *why);
 /* Its zygote is ready. */
 void template_ready(struct daemon *d, struct template *t);
+/* template_disks.c: what template.json says of a template's disks, as JSON, and
+ * who made it (their rights open the images again); NULL: no disks. */
+char *template_disks_json(const struct config *c, const msgpack_object *disks);
+/* After publishing or at the daemon's start: images that are not open yet, and
+ * the builder's overlays as layers. */
+int template_open_disks(struct daemon *d, struct template *t,
+	const struct store_meta *meta, struct err *e) MUST_USE;
 /* Templates of the store, in the background. */
 void templates_load(struct daemon *d);
 /* Clones that somebody was given, or that are being made for somebody. */

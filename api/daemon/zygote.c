@@ -190,15 +190,24 @@ static int setup(struct daemon *d, struct zygote *z, struct err *e)
 {
 	struct template *t = z->t;
 	struct ctl_msg m = {.type = CTL_SETUP};
-	struct ctl_fd fds[2] = {
-		{t->snap_fd, CTL_FD_SNAPSHOT, 0}, {t->base_fd, CTL_FD_BASE, 0}};
+	struct ctl_fd fds[2 + DEVFILES_MAX_FDS] = {
+		{t->snap_fd, CTL_FD_SNAPSHOT, 0}};
+	struct ctl_overrides o = {0};
+	unsigned nfds = 1;
 
 	m.setup.version = CTL_VERSION;
 	m.setup.role = CTL_ROLE_ZYGOTE;
+	m.setup.has_overrides = 1;
+	m.len = sizeof(o);
+	if (t->base_fd >= 0)
+		fds[nfds++] = (struct ctl_fd){t->base_fd, CTL_FD_BASE, 0};
+	devfiles_fill(&t->files, &o);
+	nfds = devfiles_fds(&t->files, fds, nfds);
 	return proc_call(d, &z->p,
 		&(struct proc_request){.m = &m,
+			.payload = &o,
 			.fds = fds,
-			.nfds = t->base_fd >= 0 ? 2 : 1,
+			.nfds = nfds,
 			.timeout_ms = SETUP_MS,
 			.fn = set_up,
 			.arg = z},

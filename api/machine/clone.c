@@ -1,6 +1,8 @@
 #include "api/machine/worker.h"
 
+#include "api/machine/attach.h"
 #include "core/log.h"
+#include "core/net.h"
 #include "core/vcpu.h"
 #include "core/vsock.h"
 
@@ -81,41 +83,52 @@ static void names(struct ctl_overrides *o, uint64_t number)
 			o->template_name, (unsigned long long)number);
 }
 
-static int build(
-	struct worker *w, struct ctl_overrides *o, int listener, struct err *e)
+static int build(struct worker *w, struct ctl_packet *p,
+	struct ctl_overrides *o, struct err *e)
 {
-	int r = worker_new_identity(w, o, e);
+	int listener = ctl_take(p, CTL_FD_LISTENER, 0);
+	int r = attach_devices(&w->m, p, o, e);
 
+	if (!r)
+		r = attach_new_macs(&w->m, o, e);
+	if (!r)
+		r = worker_new_identity(w, o, e);
 	if (!r)
 		r = worker_realize(w, e);
 	if (!r && !w->m.vsock)
 		r = err_set(e, -EOPNOTSUPP,
 			"a template without vsock has no agent");
-	if (!r)
+	if (!r) {
+		net_restored(&w->m);
 		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
+	}
 	if (!r && listener >= 0)
-		r = vsock_listen(w->m.vsock, listener, e);
+		return vsock_listen(w->m.vsock, listener, e);
+	if (listener >= 0)
+		(void)close(listener);
 	return r;
 }
 
-int clone_run(struct worker *w, const struct ctl_clone *c,
-	const struct ctl_overrides *overrides, int listener, uint64_t number)
+int clone_run(struct worker *w, struct ctl_packet *p, uint64_t number)
 {
-	struct ctl_clone request = *c;
+	struct ctl_clone request = p->msg.clone;
+	const struct ctl_clone *c = &request;
 	struct hatch h = {.w = w, .c = &request};
 	struct ctl_overrides o = {0};
 	struct err e = {0};
 	int r;
 
-	if (overrides)
-		o = *overrides;
+	if (p->msg.len)
+		memcpy(&o, p->payload, sizeof(o));
 	names(&o, number);
 	/* No two clones of one request share an address. */
 	if (o.cid)
 		o.cid += (uint32_t)(number - c->first);
 	w->clone = true;
 	w->role = CTL_ROLE_MACHINE;
-	r = build(w, &o, listener, &e);
+	r = build(w, p, &o, &e);
+	/* What was not taken is nobody's. */
+	ctl_packet_free(p);
 	if (!r) {
 		r = agent_identity(w->agent, &w->id, c->timeout_ms * 1000000ULL,
 			acknowledged, &h);

@@ -9,6 +9,10 @@
  *   jail_vcpu     the narrower filter of a vCPU thread, on the thread itself,
  *                 before its first KVM_RUN
  *
+ *   jail_rings    no more io_uring: what a ring does passes no filter, so the
+ *                 ones that devices made, each bound to its own files, are all
+ *                 there will be; once the machine is realized
+ *
  * In a sanitizer build the filters are not installed: the sanitizer's runtime
  * makes system calls of its own.
  */
@@ -35,5 +39,6 @@ int jail_prepare(struct jail *j, bool zygote, struct err *e) MUST_USE;
 void jail_fini(struct jail *j);
 int jail_main(const struct jail *j, struct err *e) MUST_USE;
 int jail_vcpu(const struct jail *j) MUST_USE;
+int jail_rings(struct err *e) MUST_USE;
 
 #endif

@@ -1,7 +1,9 @@
 #include "api/machine/worker.h"
 
+#include "api/machine/attach.h"
 #include "api/machine/offline.h"
 #include "core/kvm.h"
+#include "core/net.h"
 #include "core/vsock.h"
 
 #include <errno.h>
@@ -60,11 +62,15 @@ static int start(struct setup *s, struct err *e)
 	struct worker *w = s->w;
 	int listener, r;
 
-	r = worker_new_identity(w, &s->overrides, e);
+	r = attach_devices(&w->m, s->p, &s->overrides, e);
+	if (!r)
+		r = worker_new_identity(w, &s->overrides, e);
 	if (!r)
 		r = worker_realize(w, e);
 	if (r)
 		return r;
+	if (w->needs_identity)
+		net_restored(&w->m);
 	if (w->needs_identity && w->m.vsock) {
 		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
 		if (r)
@@ -183,7 +189,9 @@ static int zygote(struct setup *s, int *base, struct err *e)
 
 	if (file < 0)
 		return file;
-	r = snap_open(file, &snap, e);
+	r = read_payload(s, false, e);
+	if (!r)
+		r = snap_open(file, &snap, e);
 	if (r)
 		return r;
 	r = load_state(s, snap, e);
@@ -192,6 +200,10 @@ static int zygote(struct setup *s, int *base, struct err *e)
 		r = *base < 0 ? *base : 0;
 	}
 	snap_close(snap);
+	if (!r)
+		r = attach_devices(&w->m, s->p, &s->overrides, e);
+	if (!r)
+		r = attach_clone_disks(&w->m, e);
 	if (!r)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_CLONE, *base, e);
 	return r ? r : machine_prepare(&w->m, w->kvm.fd, e);

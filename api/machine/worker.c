@@ -160,6 +160,11 @@ int worker_realize(struct worker *w, struct err *e)
 		return r;
 	/* The VM holds what it needs; no way is left to make another. */
 	kvm_close(&w->kvm);
+	if (w->ctl >= 0) {
+		r = jail_rings(e);
+		if (r)
+			return r;
+	}
 	if (w->m.vsock) {
 		w->agent = agent_create(&w->m);
 		if (!w->agent)

@@ -129,8 +129,8 @@ int setup_run(int ctl);
 /* zygote.c: serve CTL_CLONE until the daemon is gone. In a clone it returns
  * after worker_run() with that exit code. */
 int zygote_run(struct worker *w);
-/* clone.c: in the child, right after fork. */
-int clone_run(struct worker *w, const struct ctl_clone *c,
-	const struct ctl_overrides *o, int listener, uint64_t number);
+/* clone.c: in the child, right after fork; p is the CTL_CLONE message, whose
+ * descriptors are the child's own copies. */
+int clone_run(struct worker *w, struct ctl_packet *p, uint64_t number);
 
 #endif

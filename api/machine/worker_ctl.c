@@ -1,5 +1,6 @@
 #include "api/machine/worker.h"
 
+#include "core/block.h"
 #include "core/serial.h"
 #include "core/vsock.h"
 
@@ -107,6 +108,8 @@ static int do_freeze(struct worker *w, struct ctl_packet *p, struct err *e)
 	if (w->role != CTL_ROLE_BUILDER || fd < 0)
 		return err_set(e, -EINVAL, "freeze needs a builder and a file");
 	r = pause_machine(w, e);
+	if (!r)
+		r = block_freeze(&w->m, e);
 	if (!r)
 		r = snap_write(&w->m, fd, &o, &out, e);
 	if (r)

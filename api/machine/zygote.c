@@ -64,8 +64,8 @@ static void reap(struct zygote *z)
 }
 
 /* In the child: leave everything of the zygote behind but memory and state. */
-static int child(struct zygote *z, const struct ctl_clone *c,
-	const struct ctl_overrides *o, int ctl, int listener, uint64_t number)
+static int child(
+	struct zygote *z, struct ctl_packet *p, int ctl, uint64_t number)
 {
 	struct worker *w = z->w;
 	struct err e;
@@ -76,19 +76,16 @@ static int child(struct zygote *z, const struct ctl_clone *c,
 	w->ctl = ctl;
 	if (jail_tie(z->pid, &e))
 		return 1;
-	return clone_run(w, c, o, listener, number);
+	return clone_run(w, p, number);
 }
 
 /* Returns 1 in the child after it has lived (*code is set), else 0 or -errno.
  */
-static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
+static int fork_one(struct zygote *z, struct ctl_packet *p, uint32_t i,
 	int *code, struct err *e)
 {
 	const struct ctl_clone *c = &p->msg.clone;
-	const struct ctl_overrides *o =
-		p->msg.len ? (const void *)p->payload : NULL;
 	struct ctl_msg m = {.type = CTL_CLONED};
-	int listener = ctl_fd(p, CTL_FD_LISTENER, 0);
 	struct ctl_fd fds[2];
 	int pair[2], r = 0;
 	uint64_t start, *number;
@@ -100,7 +97,7 @@ static int fork_one(struct zygote *z, const struct ctl_packet *p, uint32_t i,
 	pid = fork();
 	if (pid == 0) {
 		(void)close(pair[0]);
-		*code = child(z, c, o, pair[1], listener, c->first + i);
+		*code = child(z, p, pair[1], c->first + i);
 		return 1;
 	}
 	(void)close(pair[1]);

@@ -92,7 +92,7 @@ def test_configuration(d):
         bad("invalid", {"cpus": 33}, "cpus")
         bad("invalid", {"cmdline": "x" * 5000}, "cmdline")
         bad("invalid", {"devices": [{"type": "teapot"}]}, "devices[0].type")
-        bad("unsupported", {"devices": [{"type": "block"}]}, "devices[0]")
+        bad("invalid", {"devices": [{"type": "block"}]}, "devices[0].path")
         bad("invalid", {"devices": [{"type": "vsock", "cid": 1}]}, "devices[0].cid")
         bad("invalid", {"initrd": "/x"}, "initrd")
         bad(("not_found", "invalid"), {"kernel": "/no/such/kernel"}, "/no/such/kernel")

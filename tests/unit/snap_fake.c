@@ -54,7 +54,13 @@ void fake_machine_1_0(struct machine *m, uint64_t memory)
 
 void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b)
 {
-	struct machine_config cfg = {.memory = memory, .rng = 1, .acpi = 1};
+	struct machine_config cfg = {
+		.memory = memory,
+		.disk[0] = {.id = "root", .path = "/x", .queues = 1},
+		.net[0] = {.id = "net0", .mac = {2, 0, 0, 0, 0, 1}},
+		.rng = 1,
+		.acpi = 1,
+	};
 
 	make(m, &cfg, b);
 }

@@ -339,7 +339,7 @@ static void test_config_devices(void **state)
 		int code;
 		const char *path;
 	} cases[] = {
-		{"block", -EOPNOTSUPP, "devices[1].type: "},
+		{"block", -EINVAL, "devices[1].path: is missing"},
 		{"nothing", -EINVAL, "devices[1].type: no such device"},
 		{"vsock", -EINVAL, "devices[1]: a machine has one"},
 	};
