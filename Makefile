@@ -80,6 +80,7 @@ $(BUILD)/libthaw.so: $(call pic,$(LIBTHAW_SRC))
 $(BUILD)/thawd: $(call obj,$(THAWD_SRC)) $(BASE_LIB)
 $(BUILD)/thaw-machine: $(call obj,$(MACHINE_SRC)) $(BASE_LIB)
 $(BUILD)/thaw: $(call obj,$(CLI_SRC)) $(BUILD)/libthaw.a $(BASE_LIB)
+$(BUILD)/thaw: LDLIBS += $(IMAGE_LIBS)
 $(PROGRAMS):
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@

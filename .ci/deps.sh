@@ -18,6 +18,13 @@ sha256sum:coreutils
 /usr/include/liburing.h:liburing-dev
 /usr/include/jansson.h:libjansson-dev
 /usr/include/png.h:libpng-dev
+/usr/include/archive.h:libarchive-dev
+/usr/include/sys/acl.h:libacl1-dev
+/usr/include/lzma.h:liblzma-dev
+/usr/include/zlib.h:zlib1g-dev
+/usr/include/ext2fs/ext2fs.h:libext2fs-dev
+/usr/include/et/com_err.h:comerr-dev
+/sbin/mke2fs:e2fsprogs
 awk:mawk
 find:findutils
 setarch:util-linux
@@ -31,7 +38,7 @@ qemu-system-x86_64:qemu-system-x86
 /usr/share/doc/busybox-static:busybox-static
 zstd:zstd
 lz4:lz4
-mke2fs:e2fsprogs
+/sbin/mke2fs:e2fsprogs
 iasl:acpica-tools
 "
 lint="

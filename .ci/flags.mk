@@ -46,4 +46,6 @@ PIC_CFLAGS := $(BASE_CFLAGS) $(MODE) -fPIC -fvisibility=hidden
 SO_LDFLAGS := $(if $(SAN),-fsanitize=$(SAN)) $(HARDEN_LD) -pthread \
 	-Wl,-soname,libthaw.so.0
 LDLIBS := -lmsgpackc -lseccomp -lxxhash -lzstd -luring -ljansson -lpng -lz -lm
+# thaw image build
+IMAGE_LIBS := -larchive -lacl -llzma -lz -lzstd -lext2fs -lcom_err
 OBJCOPY ?= objcopy

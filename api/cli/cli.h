@@ -205,6 +205,7 @@ extern const struct command snapshot_command, restore_command;
 extern const struct command inspect_command, verify_command;
 extern const struct command metrics_command, events_command, info_command;
 extern const struct command doctor_command;
+extern const struct command image_command;
 extern const struct command bench_command; /* bench/bench.c */
 
 #endif

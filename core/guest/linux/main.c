@@ -1,4 +1,5 @@
 #include "core/guest/linux/agent.h"
+#include "core/guest/linux/drivers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,10 +16,7 @@
 /* Until vsock is there. */
 #define LISTEN_RETRY_MS 100
 
-/* Drivers of thaw's devices, and what a disk from "thaw image build" needs. */
-static const char *const drivers[] = {"virtio_mmio", "virtio_pci",
-	"vmw_vsock_virtio_transport", "virtio_blk", "virtio_net", "virtio_rng",
-	"crc32c_generic", "ext4"};
+static const char *const drivers[] = {TA_DRIVERS};
 
 struct options {
 	const char *handler, *unix_path;
