@@ -201,8 +201,13 @@ static void dsdt_generation(struct aml *a)
 	size_t n = aml_res_memory(res, 0, ACPI_VMCLOCK, PAGE_SIZE_4K);
 
 	aml_device(a, "VGEN");
-	aml_name_str(a, "_HID", "VMGENCTR");
-	aml_name_str(a, "_CID", "VM_Gen_Counter");
+	/* The specification's id is none by ACPI's rules; the second is what
+	 * its authors added for that reason. Drivers know one or both. */
+	aml_name_str(a, "_HID", "THAW0001");
+	aml_package(a, "_CID", 2);
+	aml_str(a, "VM_Gen_Counter");
+	aml_str(a, "VMGENCTR");
+	aml_end(a);
 	aml_name_str(a, "_DDN", "VM_Gen_Counter");
 	aml_package(a, "ADDR", 2);
 	aml_int(a, ACPI_VMGENID);

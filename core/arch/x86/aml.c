@@ -201,10 +201,12 @@ static uint32_t hex(char c)
  * result stand in reverse. */
 void aml_name_eisa(struct aml *a, const char *name, const char *id)
 {
-	uint32_t v = (id[0] & 31U) << 26 | (id[1] & 31U) << 21 |
-		     (id[2] & 31U) << 16 | hex(id[3]) << 12 | hex(id[4]) << 8 |
-		     hex(id[5]) << 4 | hex(id[6]);
+	uint32_t v = 0;
 
+	for (unsigned i = 0; i < 3; i++)
+		v = v << 5 | ((unsigned char)id[i] & 31U);
+	for (unsigned i = 3; i < 7; i++)
+		v = v << 4 | hex(id[i]);
 	aml_name_int(a, name, __builtin_bswap32(v));
 }
 
