@@ -197,14 +197,6 @@ int snap_read_header(struct snap *s, struct err *e)
 	return 0;
 }
 
-int snap_check_supported(const struct snap *s, struct err *e)
-{
-	if (s->h.flags & SNAP_FLAG_DIFF)
-		return err_set(e, -EOPNOTSUPP,
-			"diff snapshots are unsupported by this version");
-	return 0;
-}
-
 /* ---- section table ---- */
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 bool inspect_sound(struct inspect *in, int rc, const struct err *e)
 {
@@ -91,17 +90,10 @@ static void pack_header(struct inspect *in)
 /* The digest by which a diff names its parent. */
 static void pack_digest(struct inspect *in)
 {
-	XXH3_state_t *x = XXH3_createState();
-	XXH128_canonical_t digest;
+	uint8_t digest[16];
 
-	memset(&digest, 0, sizeof(digest));
-	if (x && !XXH3_128bits_reset(x) &&
-		!XXH3_128bits_update(x, &in->s.h, sizeof(in->s.h)) &&
-		!XXH3_128bits_update(x, in->s.sec,
-			in->s.h.section_count * sizeof(*in->s.sec)))
-		XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(x));
-	(void)XXH3_freeState(x);
-	key_hex(in->out, "digest", digest.digest, sizeof(digest.digest));
+	(void)!snap_digest_of(&in->s.h, in->s.sec, digest);
+	key_hex(in->out, "digest", digest, sizeof(digest));
 	in->keys++;
 }
 

@@ -24,7 +24,9 @@ struct snap {
 	struct snap_section *sec; /* owned; h.section_count of them */
 	struct snap_memory mem;
 	struct snap_region region[SNAP_MAX_REGIONS];
-	struct snap_root *root; /* owned; mem.root_count of them */
+	struct snap_root *root;    /* owned; mem.root_count of them */
+	struct snap_parent wanted; /* of a diff; .path points into h */
+	struct snap *parent;       /* borrowed; NULL: not attached */
 };
 
 /* "bytes 17-20: ..." with code -EBADMSG; len 0: no range in front. */
@@ -38,8 +40,6 @@ bool snap_is_zero(const void *p, size_t len);
 /* header.c: each reads and checks one thing of s->fd into s. */
 int snap_read_header(struct snap *s, struct err *e) MUST_USE;
 int snap_read_table(struct snap *s, struct err *e) MUST_USE;
-/* Is this a file that this version can restore? */
-int snap_check_supported(const struct snap *s, struct err *e) MUST_USE;
 int snap_read_index(struct snap *s, struct err *e) MUST_USE; /* index.c */
 
 /* sections.c */
@@ -97,6 +97,19 @@ int snap_pages_mask(
 int snap_write_memory(const struct machine *m, int fd,
 	const struct snap_write_opts *opts, uint64_t *at,
 	struct snap_root *root, struct err *e) MUST_USE;
+
+/* chain.c */
+int snap_digest_of(const struct snap_header *h, const struct snap_section *sec,
+	uint8_t digest[16]) MUST_USE;
+void snap_note_parent(struct snap *s);
+/* Is every parent there? */
+int snap_check_chain(const struct snap *s, struct err *e) MUST_USE;
+/* Leaf i of guest memory; buf: SNAP_CHUNK_SIZE. */
+int snap_load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
+	uint8_t *buf, struct err *e) MUST_USE;
+/* reader.c: len bytes of whole pages. */
+int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
+	uint64_t len, struct err *e) MUST_USE;
 
 /* metadata.c */
 int snap_pack_metadata(const struct machine *m, const char *labels_json,

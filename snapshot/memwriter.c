@@ -54,7 +54,7 @@ static bool page_is_zero(const uint8_t *p)
 	return true;
 }
 
-/* Append the pages of mask that are not zero; fill c. */
+/* Append the pages of mask that are not zero; fill c but for .zero. */
 static int write_chunk(struct out *o, const uint8_t *host, uint16_t mask,
 	struct snap_chunk *c, struct err *e)
 {
@@ -73,7 +73,6 @@ static int write_chunk(struct out *o, const uint8_t *host, uint16_t mask,
 		o->used += SNAP_PAGE_SIZE;
 		c->present |= (uint16_t)(1U << n);
 	}
-	c->zero = (uint16_t)~c->present;
 	if (!c->present)
 		return 0;
 	c->offset = o->offset + start;
@@ -83,30 +82,45 @@ static int write_chunk(struct out *o, const uint8_t *host, uint16_t mask,
 	return 0;
 }
 
+/* The pages of the chunk at this offset that are to be looked at. */
+static int chunk_mask(struct out *o, uint64_t offset, uint16_t *mask)
+{
+	const uint64_t *pages = o->opts->pages;
+	uint64_t first = offset / SNAP_PAGE_SIZE;
+
+	if (!pages)
+		return snap_pages_mask(&o->pages, offset, mask);
+	/* Chunks do not cross words. */
+	*mask = (uint16_t)(pages[first / 64] >> first % 64);
+	return 0;
+}
+
 /* One leaf: up to 8 MiB of a region from offset `at` in it. */
 static int write_leaf(struct out *o, const struct mem_region *r, uint64_t at,
 	struct snap_root *root, struct err *e)
 {
 	uint64_t len = min_u64(SNAP_LEAF_SPAN, r->size - at);
 	struct snap_leaf leaf = {0};
-	unsigned present = 0;
+	unsigned present = 0, zero = 0;
 	int rc;
 
 	for (uint64_t off = 0; off < len; off += SNAP_CHUNK_SIZE) {
 		struct snap_chunk *c = &leaf.chunk[off / SNAP_CHUNK_SIZE];
 		uint16_t mask;
 
-		rc = snap_pages_mask(&o->pages, r->offset + at + off, &mask);
+		rc = chunk_mask(o, r->offset + at + off, &mask);
 		if (rc)
 			return err_sys(e, rc, "finding guest pages");
-		c->zero = 0xffff;
 		if (mask)
 			rc = write_chunk(o, r->host + at + off, mask, c, e);
 		if (rc)
 			return rc;
+		c->zero = (uint16_t)((o->opts->parent ? mask : 0xffff) &
+				     ~c->present);
 		present += (unsigned)__builtin_popcount(c->present);
+		zero += (unsigned)__builtin_popcount(c->zero);
 	}
-	if (!present)
+	if (!present && (!o->opts->parent || !zero))
 		return 0;
 	rc = out_room(o, sizeof(leaf), e);
 	if (rc)
@@ -114,7 +128,7 @@ static int write_leaf(struct out *o, const struct mem_region *r, uint64_t at,
 	root->offset = o->offset + o->used;
 	root->crc = crc32c(0, &leaf, sizeof(leaf));
 	root->pages_present = (uint16_t)present;
-	root->pages_zero = (uint16_t)(len / SNAP_PAGE_SIZE - present);
+	root->pages_zero = (uint16_t)zero;
 	memcpy(o->buf + o->used, &leaf, sizeof(leaf));
 	o->used += sizeof(leaf);
 	return 0;

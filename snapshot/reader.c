@@ -18,8 +18,6 @@ int snap_open(int fd, struct snap **out, struct err *e)
 	s->fd = fd;
 	rc = snap_read_header(s, e);
 	if (!rc)
-		rc = snap_check_supported(s, e);
-	if (!rc)
 		rc = snap_read_table(s, e);
 	if (!rc)
 		rc = snap_read_index(s, e);
@@ -27,6 +25,7 @@ int snap_open(int fd, struct snap **out, struct err *e)
 		snap_close(s);
 		return rc;
 	}
+	snap_note_parent(s);
 	*out = s;
 	return 0;
 }
@@ -169,8 +168,7 @@ static int check_same_regions(
 	return 0;
 }
 
-/* len bytes of whole pages. */
-static int place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
+int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
 	uint64_t len, struct err *e)
 {
 	void *to = mem_at(mem, gpa, len, MEM_WRITE);
@@ -184,52 +182,6 @@ static int place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
 	return 0;
 }
 
-/* Copy runs of present pages from the packed bytes to where they belong. */
-static int place_chunk(const struct mem *mem, gpa_t gpa, uint16_t present,
-	const uint8_t *buf, struct err *e)
-{
-	unsigned page = 0, run;
-
-	for (; page < SNAP_CHUNK_PAGES; page += run ? run : 1) {
-		int rc;
-
-		run = 0;
-		while (page + run < SNAP_CHUNK_PAGES &&
-			(present >> (page + run) & 1))
-			run++;
-		if (!run)
-			continue;
-		rc = place_run(mem, gpa + page * SNAP_PAGE_SIZE, buf,
-			run * SNAP_PAGE_SIZE, e);
-		if (rc)
-			return rc;
-		buf += run * SNAP_PAGE_SIZE;
-	}
-	return 0;
-}
-
-static int load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
-	uint8_t *buf, struct err *e)
-{
-	struct snap_leaf_at at;
-	struct snap_leaf leaf;
-	int rc;
-
-	snap_leaf_locate(s, i, &at);
-	rc = snap_read_leaf(s, &at, &leaf, e);
-	for (uint32_t n = 0; n < at.chunks && !rc; n++) {
-		const struct snap_chunk *c = &leaf.chunk[n];
-
-		if (!c->present)
-			continue;
-		rc = snap_read_chunk(s, &at, n, c, buf, e);
-		if (!rc)
-			rc = place_chunk(mem, at.gpa + n * SNAP_CHUNK_SIZE,
-				c->present, buf, e);
-	}
-	return rc;
-}
-
 int snap_load_memory(struct snap *s, struct mem *mem, struct err *e)
 {
 	AUTO_FREE uint8_t *buf = malloc(SNAP_CHUNK_SIZE);
@@ -238,9 +190,9 @@ int snap_load_memory(struct snap *s, struct mem *mem, struct err *e)
 	if (!buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	rc = check_same_regions(s, mem, e);
-	for (uint32_t i = 0; i < s->mem.root_count && !rc; i++) {
-		if (s->root[i].offset)
-			rc = load_leaf(s, i, mem, buf, e);
-	}
+	if (!rc)
+		rc = snap_check_chain(s, e);
+	for (uint32_t i = 0; i < s->mem.root_count && !rc; i++)
+		rc = snap_load_leaf(s, i, mem, buf, e);
 	return rc;
 }

@@ -18,6 +18,15 @@ struct snap_uuid {
 #define SNAP_UUID_STR 37
 void snap_uuid_str(const struct snap_uuid *u, char out[SNAP_UUID_STR]);
 
+/* A snapshot that another one builds on. */
+struct snap_parent {
+	struct snap_uuid uuid;
+	uint8_t digest[16];
+	const char *path; /* hint; "" or NULL: none */
+};
+/* Diffs on top of each other that can be restored. */
+#define SNAP_MAX_CHAIN 64
+
 struct snap_write_opts {
 	struct snap_uuid uuid;   /* all zero: draw a random one */
 	const char *labels_json; /* a JSON object; may be NULL */
@@ -25,6 +34,11 @@ struct snap_write_opts {
 	 * private memory that were never touched are then not read. 0 or less:
 	 * there is none, and everything is read. Borrowed. */
 	int pagemap_fd;
+	/* One bit per 4 KiB page of mem.map, NULL: all of them. A full snapshot
+	 * reads these pages, the others are zero; a diff (parent is not NULL)
+	 * holds these pages, the others are its parent's. Borrowed. */
+	const uint64_t *pages;
+	const struct snap_parent *parent; /* borrowed */
 	/* Called now and then with bytes of guest memory looked at; a return
 	 * other than 0 cancels with -ECANCELED. May be NULL. */
 	int (*progress)(void *arg, uint64_t done, uint64_t total);
@@ -33,11 +47,12 @@ struct snap_write_opts {
 
 struct snap_written {
 	struct snap_uuid uuid;
+	uint8_t digest[16]; /* by which a diff names it */
 	uint64_t file_bytes;
 	uint64_t pages_present, pages_zero;
 };
 
-/* Write a full snapshot of a machine that is PAUSED (or BUILT or NEW with its
+/* Write a snapshot of a machine that is PAUSED (or BUILT or NEW with its
  * state loaded) to fd: an empty, seekable file. Ends with fsync. On error the
  * file's content is garbage; publishing (linkat) is the caller's. Reading
  * guest memory never makes a base grow: holes are found, not touched. */
@@ -53,13 +68,21 @@ void snap_close(struct snap *s);
 
 const struct snap_uuid *snap_get_uuid(const struct snap *s);
 uint64_t snap_memory_size(const struct snap *s);
+int snap_digest(const struct snap *s, uint8_t digest[16]) MUST_USE;
+/* Of a diff, else NULL. Valid until snap_close(). */
+const struct snap_parent *snap_get_parent(const struct snap *s);
+/* Give a diff its parent, which stays the caller's and open until the diff is
+ * closed. -ESTALE: it is another snapshot, or was changed. */
+int snap_attach(
+	struct snap *child, struct snap *parent, struct err *e) MUST_USE;
 int snap_read_config(
 	struct snap *s, struct machine_config *cfg, struct err *e) MUST_USE;
 /* Into a machine made by machine_init() with that configuration (NEW): vCPU
  * and device state. All or error. */
 int snap_load_state(struct snap *s, struct machine *m, struct err *e) MUST_USE;
 /* Into memory made by mem_create(); every chunk is checked before one byte of
- * it is placed. Zero pages are not written. */
+ * it is placed. Zero pages are not written. A diff must have its whole chain
+ * attached. */
 int snap_load_memory(struct snap *s, struct mem *mem, struct err *e) MUST_USE;
 
 /* Every checksum and every rule of the format, all of the file. e names the

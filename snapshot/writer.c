@@ -153,9 +153,14 @@ static int memory_write(struct front *f, const struct machine *m, int fd,
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	head->data_offset = f->h.file_length;
 	rc = snap_write_memory(m, fd, o, &f->h.file_length, root, e);
-	for (uint32_t i = 0; i < head->root_count; i++)
+	for (uint32_t i = 0; i < head->root_count; i++) {
 		head->pages_present += root[i].pages_present;
-	head->pages_zero = m->mem.size / SNAP_PAGE_SIZE - head->pages_present;
+		head->pages_zero += root[i].pages_zero;
+	}
+	/* Leaves of zeros only are not stored in a full one. */
+	if (!o->parent)
+		head->pages_zero =
+			m->mem.size / SNAP_PAGE_SIZE - head->pages_present;
 	memcpy(at, head, sizeof(*head));
 	at += sizeof(*head) + m->mem.nregions * sizeof(struct snap_region);
 	memcpy(at, root, head->root_count * sizeof(*root));
@@ -181,6 +186,17 @@ static void layout(struct front *f)
 		at += f->buf[i].size;
 	}
 	h->file_length = align_up(at, SNAP_PAGE_SIZE);
+}
+
+static void parent_fill(struct snap_header *h, const struct snap_parent *p)
+{
+	h->flags |= SNAP_FLAG_DIFF;
+	memcpy(h->parent_uuid, p->uuid.b, sizeof(h->parent_uuid));
+	memcpy(h->parent_digest, p->digest, sizeof(h->parent_digest));
+	/* A hint that does not fit is none. */
+	if (p->path && strlen(p->path) < sizeof(h->parent_path))
+		(void)snprintf(
+			h->parent_path, sizeof(h->parent_path), "%s", p->path);
 }
 
 static void header_fill(struct snap_header *h, const struct snap_uuid *uuid)
@@ -249,6 +265,8 @@ static int write_all(struct front *f, struct machine *m, int fd,
 	int rc;
 
 	header_fill(&f->h, &out->uuid);
+	if (o->parent)
+		parent_fill(&f->h, o->parent);
 	rc = states_add(f, m, e);
 	if (rc)
 		return rc;
@@ -266,6 +284,8 @@ static int write_all(struct front *f, struct machine *m, int fd,
 		rc = front_write(f, fd, e);
 	if (!rc && fsync(fd))
 		rc = err_sys(e, -errno, "fsync of the snapshot");
+	if (!rc && snap_digest_of(&f->h, f->sec, out->digest))
+		rc = err_set(e, -ENOMEM, "snapshot: out of memory");
 	out->file_bytes = f->h.file_length;
 	out->pages_present = f->mem.pages_present;
 	out->pages_zero = f->mem.pages_zero;

@@ -166,9 +166,11 @@ class Snapshot:
         need(major == 1 and min_reader == 0, "version %d" % major)
         need(arch in (1, 2) and page == PAGE, "arch or page size")
         need(flags & 2 and not flags & ~3, "flags")
-        need(not flags & 1, "a diff: unsupported")
+        self.diff = bool(flags & 1)
         need(any(uuid), "uuid")
-        need(not any(parent + digest + d[136:1160]), "a parent without DIFF")
+        need(any(parent) if self.diff else
+             not any(parent + digest + d[136:1160]), "parent and DIFF")
+        need(not d[1159], "parent path")
         need(is_text(writer), "writer")
         need(not any(d[1160:4092]), "reserved")
         need(1 <= self.count <= 256, "section count")
@@ -255,7 +257,9 @@ class Snapshot:
                 total += root[2]
                 last = self.leaf(root, start, min(128, (gpa + length - start)
                                                   // CHUNK), last)
-        need(total == present and present + zero == size // PAGE,
+        have = present + zero
+        need(total == present and (have <= size // PAGE if self.diff else
+                                   have == size // PAGE),
              "the page counts do not add up")
 
     def leaf(self, root, start, chunks, last):
@@ -281,11 +285,12 @@ class Snapshot:
         (offset, stored, raw, crc, present, zero, file, codec,
          reserved) = struct.unpack_from("<QIIIHHHB5s", leaf, 32 * n)
         need(not any(reserved), "chunk: reserved")
-        need(present & zero == 0 and present | zero == 0xFFFF, "chunk: masks")
+        need(present & zero == 0, "chunk: masks")
+        need(self.diff or present | zero == 0xFFFF, "chunk: masks")
         if not present:
             need(not (offset or stored or raw or crc or file or codec),
                  "chunk: data of no page")
-            return 0, 16
+            return 0, zero.bit_count()
         pages = [b for b in range(16) if present >> b & 1]
         need(codec == 0 and file == 0, "chunk: unsupported")
         need(raw == PAGE * len(pages) == stored, "chunk: length")
@@ -297,7 +302,7 @@ class Snapshot:
         self.shared[offset] = stored
         for i, page in enumerate(pages):
             self.pages[gpa + page * PAGE] = data[i * PAGE:(i + 1) * PAGE]
-        return len(pages), 16 - len(pages)
+        return len(pages), zero.bit_count()
 
     def leftovers(self):
         end = 0
@@ -316,7 +321,11 @@ class Snapshot:
 
 def main(args):
     if len(args) == 3 and args[0] == "-m":
-        Snapshot(args[2]).write_memory(args[1])
+        snapshot = Snapshot(args[2])
+        if snapshot.diff:
+            print("bad: a diff has not all of its memory")
+            return 1
+        snapshot.write_memory(args[1])
         return 0
     bad = 0
     for path in args:

@@ -404,7 +404,7 @@ const struct hostile hostile_cases[] = {
 	BAD(page_size, "page size"),
 	UNSUP(unknown_flag, "unsupported by this version"),
 	BAD(unfinished, "never finished"),
-	UNSUP(diff, "diff snapshots are unsupported by this version"),
+	UNSUP(diff, "its parent is not open"),
 	BAD(diff_no_parent, "without parent"),
 	BAD(parent_no_diff, "no diff"),
 	BAD(no_uuid, "uuid"),
