@@ -64,6 +64,8 @@ enum ctl_type {
 	CTL_CONSOLE, /* serial output; dropped when the socket is full */
 	CTL_DIAL,    /* the guest connects to a host port */
 	CTL_PROGRESS, /* of CTL_WRITE, now and then */
+	CTL_PARENT,   /* during setup: which file is this snapshot? payload: the
+		       * path that the file gives. Answered: parent */
 };
 
 /* What a descriptor is. Those of several (disks) are told apart by .index. */
@@ -105,6 +107,8 @@ enum ctl_role {
 	CTL_ROLE_RESTORE,     /* snapshot; a machine with private memory */
 	CTL_ROLE_ZYGOTE,      /* snapshot; base when it exists */
 	CTL_ROLE_INSPECT,     /* a helper that parses one snapshot and exits */
+	CTL_ROLE_FLATTEN,     /* snapshot; output: an empty file, which becomes
+			       * a full one if the snapshot is a diff */
 };
 
 enum ctl_ready {
@@ -133,7 +137,7 @@ struct ctl_setup {
 	uint32_t version; /* CTL_VERSION */
 	uint32_t role;
 	uint32_t has_overrides; /* machine, restore: payload ends with them */
-	uint32_t reserved;
+	uint32_t track_dirty;   /* machine, restore: for diffs */
 	/* payload: struct machine_config (machine, builder), else none; then
 	 * struct ctl_overrides when has_overrides. After the answer a machine
 	 * is built and paused: CTL_RESUME starts it. The first CTL_RESUME of a
@@ -144,6 +148,8 @@ struct ctl_setup_done {
 	struct snap_uuid uuid; /* restore, zygote */
 	uint64_t memory;       /* bytes of guest memory */
 	uint64_t base_bytes;   /* zygote: memory the base takes */
+	uint32_t depth;        /* restore, flatten: of the chain; 0: full */
+	uint32_t reserved;
 	uint32_t total_us;
 	uint32_t cpus;
 	/* zygote, restore: payload is struct machine_config */
@@ -199,6 +205,13 @@ struct ctl_written {
 	uint64_t bytes, pages, zero;
 	uint64_t base_bytes;
 	uint32_t base_us, write_us;
+};
+struct ctl_parent {
+	struct snap_uuid uuid;
+	/* Where to look: 0 at first. The answer has the number to go on with
+	 * if its file is not the right one; an error when there is no more. */
+	uint32_t attempt;
+	uint32_t reserved;
 };
 struct ctl_progress {
 	uint64_t done, total; /* bytes of guest memory */
@@ -294,6 +307,7 @@ struct ctl_msg {
 		struct ctl_write write;
 		struct ctl_written written;
 		struct ctl_progress progress;
+		struct ctl_parent parent;
 		struct ctl_clone clone;
 		struct ctl_cloned cloned;
 		struct ctl_reaped reaped;

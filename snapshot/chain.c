@@ -173,9 +173,9 @@ static int gather_from(
 }
 
 int snap_load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
-	uint8_t *buf, struct err *e)
+	struct snap_buffer *buf, struct err *e)
 {
-	struct gather g = {.mem = mem, .buf = buf};
+	struct gather g = {.mem = mem, .buf = buf->b};
 	int rc = 0;
 
 	for (; s && !rc; s = s->parent) {

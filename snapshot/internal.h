@@ -104,9 +104,12 @@ int snap_digest_of(const struct snap_header *h, const struct snap_section *sec,
 void snap_note_parent(struct snap *s);
 /* Is every parent there? */
 int snap_check_chain(const struct snap *s, struct err *e) MUST_USE;
-/* Leaf i of guest memory; buf: SNAP_CHUNK_SIZE. */
+/* Leaf i of guest memory, through a buffer of the caller's. */
+struct snap_buffer {
+	uint8_t b[SNAP_CHUNK_SIZE];
+};
 int snap_load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
-	uint8_t *buf, struct err *e) MUST_USE;
+	struct snap_buffer *buf, struct err *e) MUST_USE;
 /* reader.c: len bytes of whole pages. */
 int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
 	uint64_t len, struct err *e) MUST_USE;

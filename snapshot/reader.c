@@ -184,7 +184,7 @@ int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
 
 int snap_load_memory(struct snap *s, struct mem *mem, struct err *e)
 {
-	AUTO_FREE uint8_t *buf = malloc(SNAP_CHUNK_SIZE);
+	AUTO_FREE struct snap_buffer *buf = malloc(sizeof(*buf));
 	int rc;
 
 	if (!buf)

@@ -20,6 +20,7 @@
 struct run_values {
 	struct config_opts cfg;
 	const char *name, *hostname, *vsock;
+	bool track_dirty;
 };
 
 #define AT(m) offsetof(struct run_values, m)
@@ -27,6 +28,8 @@ static const struct opt run_opts[] = {
 	CONFIG_OPTS(struct run_values, cfg),
 	{"name", 0, OPT_STR, "NAME", AT(name), "name of the machine"},
 	{"hostname", 0, OPT_STR, "NAME", AT(hostname), "the guest's hostname"},
+	{"track-dirty", 0, OPT_FLAG, NULL, AT(track_dirty),
+		"keep track of what changes, for thaw snapshot --diff"},
 	{"vsock", 0, OPT_STR, "PATH", AT(vsock),
 		"unix socket for the machine's vsock"},
 	OPT_END,
@@ -59,12 +62,13 @@ static void pack_machine(struct run *r, const struct run_values *v,
 {
 	uint32_t n = (uint32_t)(3 + (v->name != NULL) + (v->hostname != NULL) +
 				(v->vsock != NULL));
-	msgpack_packer *p = thaw_request(r->c->t, "machine.create", n);
+	msgpack_packer *p = thaw_request(r->c->t, "machine.create", n + 1);
 
 	mp_str(p, "config");
 	if (mp_pack_json(p, cfg))
 		(void)msgpack_pack_nil(p);
 	mp_key_bool(p, "bind", true);
+	mp_key_bool(p, "track_dirty", v->track_dirty);
 	thaw_pack_fd(r->c->t, p, "console", console);
 	if (v->name)
 		mp_key_str(p, "name", v->name);

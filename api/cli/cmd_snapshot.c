@@ -5,14 +5,21 @@
 #include <string.h>
 
 struct snapshot_values {
-	bool force, live;
+	bool force, live, diff;
+	const char *against;
 };
 static const struct opt snapshot_opts[] = {
 	{"force", 'f', OPT_FLAG, NULL, offsetof(struct snapshot_values, force),
 		"replace FILE if it exists"},
 	{"live", 0, OPT_FLAG, NULL, offsetof(struct snapshot_values, live),
 		"let the machine go on while the file is written"},
-	OPT_NOT_YET("diff"),
+	{"diff", 0, OPT_FLAG, NULL, offsetof(struct snapshot_values, diff),
+		"write only what changed since the last snapshot (of a machine "
+		"started with --track-dirty), or what a clone changed of its "
+		"template"},
+	{"against", 0, OPT_STR, "last|template",
+		offsetof(struct snapshot_values, against),
+		"with --diff: which of the two, if both are possible"},
 	OPT_NOT_YET("zstd"),
 	OPT_END,
 };
@@ -90,11 +97,16 @@ static int run_snapshot(struct cli *c, void *values)
 
 	if (cli_abspath(c->arg[1], path, sizeof(path)))
 		return cli_fail(c, EXIT_USAGE, "%s: path too long", c->arg[1]);
-	p = thaw_request(c->t, "machine.snapshot", 5);
+	if (v->against && !v->diff)
+		return cli_fail(c, EXIT_USAGE, "--against goes with --diff");
+	p = thaw_request(c->t, "machine.snapshot", v->against ? 7 : 6);
 	mp_key_str(p, "id", c->arg[0]);
 	mp_key_str(p, "path", path);
 	mp_key_bool(p, "force", v->force);
 	mp_key_bool(p, "live", v->live);
+	mp_key_str(p, "type", v->diff ? "diff" : "full");
+	if (v->against)
+		mp_key_str(p, "against", v->against);
 	mp_key_bool(p, "progress", isatty(STDERR_FILENO));
 	rc = call_interruptible(c, &r);
 	if (rc)
@@ -111,7 +123,7 @@ struct restore_values {
 	const char *name, *hostname, *vsock, *ready;
 	struct device_opts dev;
 	uint64_t cid, timeout_ms;
-	bool eager;
+	bool eager, track_dirty;
 };
 
 #define AT(m) offsetof(struct restore_values, m)
@@ -125,6 +137,8 @@ static const struct opt restore_opts[] = {
 		"wait until the guest is ready (default: do not wait)"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),
 		"for --ready (default 60)"},
+	{"track-dirty", 0, OPT_FLAG, NULL, AT(track_dirty),
+		"keep track of what changes, for thaw snapshot --diff"},
 	{"eager", 0, OPT_FLAG, NULL, AT(eager),
 		"load all memory before it starts (always so in this version)"},
 	OPT_NOT_YET("lazy"),
@@ -152,8 +166,9 @@ static int run_restore(struct cli *c, void *values)
 	if (cli_abspath(c->arg[0], path, sizeof(path)) ||
 		(v->vsock && cli_abspath(v->vsock, vsock, sizeof(vsock))))
 		return cli_fail(c, EXIT_USAGE, "path too long");
-	p = thaw_request(c->t, "machine.create", 1 + count_set(v));
+	p = thaw_request(c->t, "machine.create", 2 + count_set(v));
 	mp_key_str(p, "snapshot", path);
+	mp_key_bool(p, "track_dirty", v->track_dirty);
 	if (v->name)
 		mp_key_str(p, "name", v->name);
 	if (v->hostname)

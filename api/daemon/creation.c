@@ -5,6 +5,7 @@
 #include "api/daemon/events.h"
 #include "api/daemon/helper.h"
 #include "api/daemon/methods.h"
+#include "api/daemon/parents.h"
 #include "api/daemon/peerfile.h"
 #include "api/daemon/starter.h"
 #include "api/daemon/store.h"
@@ -20,7 +21,8 @@
  * Method "template.create":
  *
  *   from a configuration: builder boots -> ready -> freeze -> published
- *   from a snapshot:      the file is copied into the store -> published
+ *   from a snapshot:      the file is copied into the store, with all that it
+ *                         builds on in one -> published
  *   from a machine:       frozen while it runs; the frozen copy makes the base
  *                         and writes the file -> published
  *   then all:            zygote -> ready -> answer
@@ -244,6 +246,23 @@ static void copied(struct daemon *d, void *arg, const struct err *e)
 	publish(c);
 }
 
+/* A diff is in the store now; anything else is still to be copied. */
+static void flattened(
+	struct daemon *d, void *arg, bool was_diff, const struct err *e)
+{
+	struct creation *c = arg;
+	struct err why = {0};
+
+	c->copier = NULL;
+	if (e || was_diff) {
+		copied(d, c, e);
+		return;
+	}
+	c->copier = helper_copy(d, c->source, c->file, copied, c, &why);
+	if (!c->copier)
+		failed(c, &why);
+}
+
 /* The template opens no image twice: its zygote gets the builder's. */
 static void keep_images(struct template *t, struct devfiles *f)
 {
@@ -309,6 +328,8 @@ static int from_config(struct creation *c, struct config *cfg,
 static int from_snapshot(
 	struct creation *c, const struct args *a, struct err *e)
 {
+	struct parents *parents;
+	char path[4096];
 	int r = devfiles_overrides(c->r, a->disks, NULL, NULL, &c->t->files, e);
 
 	if (r)
@@ -316,7 +337,15 @@ static int from_snapshot(
 	c->source = peerfile_read(c->d, c->r, "snapshot", &a->snapshot, e);
 	if (c->source < 0)
 		return c->source;
-	c->copier = helper_copy(c->d, c->source, c->file, copied, c, e);
+	(void)snprintf(path, sizeof(path), "%.*s", (int)a->snapshot.path.n,
+		a->snapshot.path.p ? a->snapshot.path.p : "");
+	parents = parents_create(
+		&c->r->conn->peer, a->snapshot.path.p ? path : NULL, c->source);
+	if (!parents)
+		return err_set(e, -ENOMEM, "no memory for a template");
+	c->copier = helper_flatten(c->d,
+		&(struct helper_files){c->source, c->file, parents}, flattened,
+		c, e);
 	return c->copier ? 0 : e->code;
 }
 

@@ -1,5 +1,6 @@
 #include "api/daemon/helper.h"
 
+#include "api/daemon/parents.h"
 #include "api/daemon/spawn.h"
 #include "api/daemon/store.h"
 
@@ -47,6 +48,7 @@ void helper_cancel(struct daemon *d, struct helper *h)
 {
 	struct err e = {.code = -ECANCELED, .msg = "cancelled"};
 
+	h->flattened = NULL;
 	proc_kill(d, &h->p, &e);
 	forget(d, h);
 }
@@ -118,6 +120,52 @@ struct helper *helper_copy(struct daemon *d, int from, int to, copied_fn *fn,
 		forget(d, h);
 		return NULL;
 	}
+	return h;
+}
+
+static void flat(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct helper *h = arg;
+	flattened_fn *fn = h->flattened;
+
+	/* Once; its end comes later and says nothing new. */
+	h->flattened = NULL;
+	if (fn)
+		fn(d, h->arg, p && p->msg.setup_done.depth, p ? NULL : e);
+}
+
+struct helper *helper_flatten(struct daemon *d, const struct helper_files *f,
+	flattened_fn *fn, void *arg, struct err *e)
+{
+	struct ctl_msg m = {.type = CTL_SETUP};
+	struct ctl_fd fds[2] = {
+		{f->from, CTL_FD_SNAPSHOT, 0}, {f->to, CTL_FD_OUTPUT, 0}};
+	struct helper *h = create(d, e);
+	int r;
+
+	if (!h) {
+		parents_free(f->parents);
+		return NULL;
+	}
+	h->p.parents = f->parents;
+	m.setup.version = CTL_VERSION;
+	m.setup.role = CTL_ROLE_FLATTEN;
+	r = proc_spawn(d, &h->p, false, e);
+	if (!r)
+		r = proc_call(d, &h->p,
+			&(struct proc_request){.m = &m,
+				.fds = fds,
+				.nfds = 2,
+				.fn = flat,
+				.arg = h},
+			e);
+	if (r) {
+		helper_cancel(d, h);
+		return NULL;
+	}
+	h->flattened = fn;
+	h->arg = arg;
 	return h;
 }
 

@@ -137,6 +137,7 @@ int machine_create_method(
 	struct listener *l = NULL;
 	struct devfiles files;
 	struct config cfg;
+	char path[4096];
 	struct start s = {.kind = ENTRY_MACHINE,
 		.role = CTL_ROLE_MACHINE,
 		.file = -1,
@@ -161,9 +162,17 @@ int machine_create_method(
 		rc = ready_parse(a->ready, &s.ready, e);
 	if (rc)
 		return rc;
-	if (snapshot)
+	s.track_dirty = a->track_dirty;
+	if (snapshot) {
 		s.role = CTL_ROLE_RESTORE;
-	else
+		s.peer = &r->conn->peer;
+		if (a->snapshot.path.p) {
+			(void)snprintf(path, sizeof(path), "%.*s",
+				(int)a->snapshot.path.n, a->snapshot.path.p);
+			s.path = path;
+		}
+	}
+	if (!snapshot)
 		s.cfg = &cfg.mc;
 	devfiles_init(&files);
 	rc = open_files(r, a, &cfg, &s, &l, e);

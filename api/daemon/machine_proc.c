@@ -64,6 +64,7 @@ void machine_message(
 	case CTL_SETTLE:
 	case CTL_WRITE:
 	case CTL_PROGRESS:
+	case CTL_PARENT:
 	case CTL_FREEZE:
 	case CTL_CLONE:
 	case CTL_GO:

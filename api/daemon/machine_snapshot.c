@@ -2,7 +2,10 @@
 
 #include "api/daemon/events.h"
 #include "api/daemon/methods.h"
+#include "api/daemon/parents.h"
 #include "api/daemon/peerfile.h"
+#include "api/daemon/store.h"
+#include "api/daemon/template.h"
 #include "api/daemon/writer.h"
 #include "snapshot/publish.h"
 
@@ -24,7 +27,7 @@ struct snapshot_op {
 	int dir;  /* owned; -1: the client passed a descriptor */
 	int file; /* owned in that case */
 	struct publish pub;
-	bool publishing, live, progress, kept;
+	bool publishing, live, diff, progress, kept;
 	struct ucred peer;
 	struct ctl_split split;
 	struct ctl_written what; /* kept */
@@ -43,13 +46,20 @@ static void op_free(struct snapshot_op *op)
 	free(op);
 }
 
-static int commit(struct snapshot_op *op, struct err *e)
+static int commit(struct daemon *d, struct snapshot_op *op, struct err *e)
 {
+	const struct machine_entry *m = op->w->m;
 	struct peer_rights rights;
-	int r;
+	int r = 0;
 
 	if (!op->publishing)
 		return 0;
+	/* Somebody may have begun to build on it since we began. */
+	if (op->pub.force)
+		r = parents_check_replace(d, m ? m->p.parents : NULL, op->diff,
+			op->dir, op->pub.name, e);
+	if (r)
+		return r;
 	r = peer_enter(&rights, &op->peer,
 		op->r && op->r->conn ? op->r->conn->fd : -1, e);
 	if (r)
@@ -57,6 +67,52 @@ static int commit(struct snapshot_op *op, struct err *e)
 	r = publish_commit(&op->pub, e);
 	peer_leave(&rights);
 	return r;
+}
+
+/* What a diff builds on: a path, malloc()ed, or NULL. */
+static char *base_path(struct daemon *d, const struct snapshot_op *op)
+{
+	const struct machine_entry *m = op->w->m;
+
+	if (!m)
+		return NULL;
+	if (op->split.against == CTL_AGAINST_TEMPLATE)
+		return m->t ? store_snapshot_path(d->opt.state_dir, m->t->name)
+			    : NULL;
+	return m->p.parents && m->p.parents->last ? strdup(m->p.parents->last)
+						  : NULL;
+}
+
+static char *hint(struct daemon *d, void *arg)
+{
+	const struct snapshot_op *op = arg;
+	AUTO_FREE char *base = op->diff ? base_path(d, op) : NULL;
+
+	return parents_hint(base, op->path[0] ? op->path : NULL);
+}
+
+/* The machine's next diff builds on this file. */
+static void remember(struct daemon *d, struct snapshot_op *op)
+{
+	const char *path = op->path[0] ? op->path : NULL;
+	int fd = op->publishing ? op->pub.fd : op->file;
+	struct machine_entry *m = op->w->m;
+
+	if (!m)
+		return;
+	if (op->diff && op->split.against == CTL_AGAINST_TEMPLATE) {
+		AUTO_FREE char *base = base_path(d, op);
+		int from = m->t ? m->t->snap_fd : -1;
+
+		if (!m->p.parents)
+			m->p.parents = parents_create(&op->peer, base, from);
+		else
+			parents_push(m->p.parents, base, from, false);
+	}
+	if (!m->p.parents)
+		m->p.parents = parents_create(&op->peer, path, fd);
+	else
+		parents_push(m->p.parents, path, fd, op->diff);
 }
 
 static void frozen(struct daemon *d, void *arg, const struct ctl_split *split)
@@ -100,7 +156,9 @@ static void written(
 
 	if (p) {
 		op->what = p->msg.written;
-		op->kept = commit(op, &op->why) == 0;
+		op->kept = commit(d, op, &op->why) == 0;
+		if (op->kept)
+			remember(d, op);
 	} else {
 		op->why = *e;
 	}
@@ -162,6 +220,7 @@ static void settled(struct daemon *d, void *arg, const struct ctl_settled *s)
 
 static const struct writer_fns fns = {
 	.frozen = frozen,
+	.hint = hint,
 	.progress = progress,
 	.written = written,
 	.settled = settled,
@@ -200,23 +259,28 @@ int machine_snapshot_cancel_method(
 }
 
 static int open_target(struct daemon *d, struct snapshot_op *op,
-	const struct args *a, struct err *e)
+	const struct machine_entry *m, const struct args *a, struct err *e)
 {
 	struct peer_rights rights;
 	char name[256];
 	int r;
 
+	op->peer = op->r->conn->peer;
 	if (a->path.fd >= 0) {
 		op->file = request_take_fd(op->r, a->path.fd, e);
 		return op->file < 0 ? op->file : 0;
 	}
-	op->peer = op->r->conn->peer;
 	(void)snprintf(op->path, sizeof(op->path), "%.*s", (int)a->path.path.n,
 		a->path.path.p);
 	op->dir = peerfile_parent(
 		d, &op->peer, op->r->conn->fd, &a->path.path, name, e);
 	if (op->dir < 0)
 		return op->dir;
+	r = a->force ? parents_check_replace(
+			       d, m->p.parents, a->type, op->dir, name, e)
+		     : 0;
+	if (r)
+		return r;
 	r = peer_enter(&rights, &op->peer, op->r->conn->fd, e);
 	if (r)
 		return r;
@@ -229,9 +293,14 @@ static int open_target(struct daemon *d, struct snapshot_op *op,
 static int check(
 	const struct args *a, const struct machine_entry *m, struct err *e)
 {
-	if (a->type)
+	if (!a->type && a->against)
+		return err_set(e, -EINVAL, "against: only a diff has that");
+	if (a->type && a->against != CTL_AGAINST_TEMPLATE && m->p.parents &&
+		m->p.parents->n > SNAP_MAX_CHAIN)
 		return err_set(e, -EOPNOTSUPP,
-			"type: diff snapshots are not supported yet");
+			"type: the machine's last snapshot is the %dth of a "
+			"chain already: make a full one",
+			SNAP_MAX_CHAIN + 1);
 	if (a->codec)
 		return err_set(
 			e, -EOPNOTSUPP, "codec: zstd is not supported yet");
@@ -252,6 +321,7 @@ static int begin(struct daemon *d, struct snapshot_op *op,
 
 	job.what.live = (uint32_t)a->live;
 	job.what.diff = (uint32_t)a->type;
+	job.what.against = (uint32_t)a->against;
 	job.how.codec = (uint32_t)a->codec;
 	job.output = op->publishing ? op->pub.fd : op->file;
 	op->w = writer_begin(d, m, &job, e);
@@ -275,10 +345,11 @@ int machine_snapshot_method(
 	op->r = r;
 	op->dir = op->file = -1;
 	op->live = a->live;
+	op->diff = a->type;
 	op->progress = a->progress;
 	op->began = r->began;
 	(void)snprintf(op->id, sizeof(op->id), "%s", m->id);
-	rc = open_target(d, op, a, e);
+	rc = open_target(d, op, m, a, e);
 	if (!rc)
 		rc = begin(d, op, m, a, e);
 	if (rc) {

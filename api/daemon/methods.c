@@ -11,6 +11,10 @@ static const char *const modes[] = {[MODE_ANY] = "any",
 	[MODE_FRESH] = "fresh",
 	NULL};
 static const char *const snapshot_types[] = {"full", "diff", NULL};
+static const char *const againsts[] = {[CTL_AGAINST_ANY] = "any",
+	[CTL_AGAINST_LAST] = "last",
+	[CTL_AGAINST_TEMPLATE] = "template",
+	NULL};
 static const char *const codecs[] = {"raw", "zstd", NULL};
 
 static const struct param machine_create_params[] = {
@@ -25,6 +29,10 @@ static const struct param machine_create_params[] = {
 			"answering; absent: nothing"},
 	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 60000,
 		.help = "how long that may take"},
+	{"track_dirty", PARAM_BOOL, false, AT(track_dirty),
+		.help = "keep track of what changes, for diff snapshots "
+			"against "
+			"the last one"},
 	{"bind", PARAM_BOOL, false, AT(bind),
 		.help = "end the machine with this connection"},
 	{"console", PARAM_FD, false, AT(console),
@@ -59,7 +67,12 @@ static const struct param machine_snapshot_params[] = {
 	{"path", PARAM_PATH, true, AT(path),
 		.help = "file to make; must not exist"},
 	{"type", PARAM_CHOICE, false, AT(type), .choices = snapshot_types,
-		.help = "diff is not supported yet"},
+		.help = "diff: only what changed, on top of another snapshot"},
+	{"against", PARAM_CHOICE, false, AT(against), .choices = againsts,
+		.help = "of a diff: the machine's last snapshot (of one "
+			"started "
+			"with `track_dirty`), the template (of a clone), or "
+			"the first of these that there is"},
 	{"codec", PARAM_CHOICE, false, AT(codec), .choices = codecs,
 		.help = "zstd is not supported yet"},
 	{"live", PARAM_BOOL, false, AT(live),

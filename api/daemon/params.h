@@ -39,7 +39,8 @@ struct args {
 	const msgpack_object *disks, *taps, *macs;
 	uint64_t timeout_ms, count, pool, cid;
 	uint64_t mode, type, codec; /* index of the choice */
-	uint64_t bind, stream, force, live, progress;
+	uint64_t bind, stream, force, live, progress, track_dirty;
+	uint64_t against, level;
 	char machine[ID_LEN];
 };
 

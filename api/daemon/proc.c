@@ -2,6 +2,7 @@
 
 #include "api/daemon/helper.h"
 #include "api/daemon/machine.h"
+#include "api/daemon/parents.h"
 #include "api/daemon/spawn.h"
 #include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
@@ -100,6 +101,8 @@ void proc_release(struct daemon *d, struct proc *p, const struct err *why)
 	while (!list_empty(&p->calls))
 		call_end(d, container_of(p->calls.next, struct call, link),
 			NULL, why);
+	parents_free(p->parents);
+	p->parents = NULL;
 }
 
 /* The process itself enforces the time; this is for one that is stuck. */
@@ -246,6 +249,10 @@ static bool answered(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 
 static void initiative(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 {
+	if (pk->msg.type == CTL_PARENT) {
+		parents_answer(d, p, pk);
+		return;
+	}
 	switch (p->kind) {
 	case PROC_MACHINE:
 	case PROC_CLONE:

@@ -30,6 +30,7 @@ struct proc {
 	bool stopped;    /* released or killed: no more reports */
 	uint32_t last_req;
 	struct list calls;
+	struct parents *parents; /* owned, may be NULL: see parents.h */
 };
 
 /* An answer: p is the message (status is 0, or more), or NULL and e says why

@@ -1,6 +1,7 @@
 #include "api/daemon/starter.h"
 
 #include "api/daemon/admit.h"
+#include "api/daemon/parents.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -122,6 +123,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	m.setup.version = CTL_VERSION;
 	m.setup.role = start->role;
 	m.setup.has_overrides = 1;
+	m.setup.track_dirty = start->track_dirty;
 	if (start->file >= 0)
 		fds[nfds++] = (struct ctl_fd){start->file,
 			start->cfg ? CTL_FD_KERNEL : CTL_FD_SNAPSHOT, 0};
@@ -184,6 +186,15 @@ int starter_begin(struct daemon *d, const struct start *start,
 	s->arg = start->arg;
 	m->name = start->name && start->name[0] ? strdup(start->name) : NULL;
 	m->memory = start->cfg ? start->cfg->memory : 0;
+	if (start->peer) {
+		m->p.parents =
+			parents_create(start->peer, start->path, start->file);
+		if (!m->p.parents) {
+			free(s);
+			machine_discard(d, m);
+			return err_set(e, -ENOMEM, "no memory for a machine");
+		}
+	}
 	r = admit_machine(d, m, e);
 	if (!r)
 		r = proc_spawn(d, &m->p, false, e);

@@ -8,6 +8,8 @@
 #include "api/daemon/devfiles.h"
 #include "api/daemon/machine.h"
 
+#include <sys/socket.h>
+
 #define FREEZE_MS 600000
 
 struct start_times {
@@ -27,8 +29,11 @@ struct start {
 	int file;     /* borrowed: kernel or snapshot, -1: built-in guest */
 	int initrd;   /* borrowed; -1: none */
 	int listener; /* borrowed: vsock socket, or -1 */
-	struct devfiles *files; /* borrowed; NULL: none */
-	const char *hostname;   /* NULL or "": none */
+	struct devfiles *files;   /* borrowed; NULL: none */
+	const char *hostname;     /* NULL or "": none */
+	const struct ucred *peer; /* restore: whose rights find parents */
+	const char *path;         /* restore: of the snapshot, or NULL */
+	bool track_dirty;
 	uint32_t cid;
 	struct ready ready;
 	uint64_t timeout_ms;

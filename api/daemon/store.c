@@ -270,6 +270,16 @@ static int read_meta(int dir, struct store_meta *meta, struct err *e)
 	return 0;
 }
 
+char *store_snapshot_path(const char *state_dir, const char *name)
+{
+	AUTO_FREE char *dir = realpath(state_dir, NULL);
+	char *path = NULL;
+
+	if (!dir || asprintf(&path, "%s/templates/%s/" SNAPSHOT, dir, name) < 0)
+		return NULL;
+	return path;
+}
+
 int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 	struct err *e)
 {

@@ -35,6 +35,8 @@ void store_remove(int store, const char *name);
 
 /* Calls fn for the name of every template. */
 int store_list(int store, void (*fn)(void *arg, const char *name), void *arg);
+/* Absolute path of a template's snapshot; malloc()ed, NULL: no memory. */
+char *store_snapshot_path(const char *state_dir, const char *name);
 /* Its snapshot, read-only, and what template.json says (owned). */
 int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 	struct err *e) MUST_USE;

@@ -108,6 +108,8 @@ static int ask_to_write(struct daemon *d, struct writer *w, struct err *e)
 	struct ctl_fd fds[2] = {{w->job.output, CTL_FD_OUTPUT, 0},
 		{pagemap, CTL_FD_PAGEMAP, 0}};
 
+	if (w->job.fn->hint)
+		w->hint = w->job.fn->hint(d, w->job.arg);
 	m.len = w->hint ? (uint32_t)strlen(w->hint) : 0;
 	/* No time limit: it takes as long as the disk does, and whoever waits
 	 * may cancel. */

@@ -116,16 +116,28 @@ static int write_file(struct job *j, const struct ctl_packet *p,
 	const uint64_t *bits, struct ctl_written *out, struct err *e)
 {
 	struct snap_write_opts o = {.progress = progress, .arg = j};
+	struct snap_parent parent;
 	struct snap_written w;
 	uint64_t start = now_ns();
 	int r;
 
-	(void)bits;
-	o.pagemap_fd = ctl_fd(p, CTL_FD_PAGEMAP, 0);
+	if (j->w->m.mem.backing != MEM_BUILDER)
+		o.pages = bits;
+	if (j->f->diff) {
+		const struct worker_parent *from =
+			j->f->against == CTL_AGAINST_LAST ? &j->w->last
+							  : &j->w->origin;
+
+		parent.uuid = from->uuid;
+		memcpy(parent.digest, from->digest, sizeof(parent.digest));
+		parent.path = (const char *)p->payload;
+		o.parent = &parent;
+	}
 	r = snap_write(&j->w->m, ctl_fd(p, CTL_FD_OUTPUT, 0), &o, &w, e);
 	if (r)
 		return r;
 	out->uuid = w.uuid;
+	memcpy(out->digest, w.digest, sizeof(out->digest));
 	out->bytes = w.file_bytes;
 	out->pages = w.pages_present;
 	out->zero = w.pages_zero;

@@ -1,7 +1,9 @@
 #include "api/machine/worker.h"
 
 #include "api/machine/attach.h"
+#include "api/machine/chain.h"
 #include "api/machine/offline.h"
+#include "core/dirty.h"
 #include "core/kvm.h"
 #include "core/net.h"
 #include "core/vsock.h"
@@ -119,7 +121,19 @@ static int cold(struct setup *s, enum mem_backing backing, struct err *e)
 	r = mem_create(&w->m.mem, s->cfg.memory, backing, -1, e);
 	if (!r)
 		r = machine_boot(&w->m, kernel, initrd, e);
+	if (!r && s->p->msg.setup.track_dirty)
+		r = dirty_start(&w->m.mem, e);
 	return r ? r : start(s, e);
+}
+
+static int note_origin(struct worker *w, const struct snap *snap, struct err *e)
+{
+	w->origin.known = true;
+	w->origin.uuid = *snap_get_uuid(snap);
+	if (snap_digest(snap, w->origin.digest))
+		return err_set(e, -ENOMEM, "no memory for a snapshot");
+	w->last = w->origin;
+	return 0;
 }
 
 /* Configuration and state of a snapshot into w->m; memory is still missing. */
@@ -140,24 +154,60 @@ static int restore(struct setup *s, struct err *e)
 {
 	struct worker *w = s->w;
 	AUTO_FD file = need_fd(s, CTL_FD_SNAPSHOT, "a snapshot", e);
-	struct snap *snap = NULL;
+	struct chain c;
 	int r;
 
 	if (file < 0)
 		return file;
 	r = read_payload(s, false, e);
 	if (!r)
-		r = snap_open(file, &snap, e);
+		r = chain_open(w, file, &c, e);
 	if (r)
 		return r;
-	r = load_state(s, snap, e);
+	s->done.depth = c.n - 1;
+	r = load_state(s, c.s[0], e);
 	if (!r)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
 	if (!r)
-		r = snap_load_memory(snap, &w->m.mem, e);
-	snap_close(snap);
+		r = snap_load_memory(c.s[0], &w->m.mem, e);
+	if (!r)
+		r = note_origin(w, c.s[0], e);
+	chain_close(&c);
+	/* What differs from now on differs from the file. */
+	if (!r && s->p->msg.setup.track_dirty)
+		r = dirty_start(&w->m.mem, e);
 	w->needs_identity = true;
 	return r ? r : start(s, e);
+}
+
+/* A diff as a full snapshot of its own, for who wants to keep one file. */
+static int flatten(struct setup *s, struct err *e)
+{
+	struct worker *w = s->w;
+	AUTO_FD file = need_fd(s, CTL_FD_SNAPSHOT, "a snapshot", e);
+	AUTO_FD out = need_fd(s, CTL_FD_OUTPUT, "a file", e);
+	struct snap_write_opts o = {0};
+	struct snap_written written;
+	struct chain c;
+	int r;
+
+	if (file < 0 || out < 0)
+		return e->code;
+	r = chain_open(w, file, &c, e);
+	if (r)
+		return r;
+	w->done = true;
+	s->done.depth = c.n - 1;
+	if (c.n > 1)
+		r = load_state(s, c.s[0], e);
+	if (!r && c.n > 1)
+		r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
+	if (!r && c.n > 1)
+		r = snap_load_memory(c.s[0], &w->m.mem, e);
+	if (!r && c.n > 1)
+		r = snap_write(&w->m, out, &o, &written, e);
+	chain_close(&c);
+	return r;
 }
 
 /* The base comes from the builder, or is made here from the file. */
@@ -195,6 +245,8 @@ static int zygote(struct setup *s, int *base, struct err *e)
 	if (r)
 		return r;
 	r = load_state(s, snap, e);
+	if (!r)
+		r = note_origin(w, snap, e);
 	if (!r) {
 		*base = get_base(s, snap, e);
 		r = *base < 0 ? *base : 0;
@@ -232,7 +284,8 @@ static int become(struct setup *s, int *base, struct err *e)
 	w->role = (enum ctl_role)q->role;
 	/* No device is the host's lack: "not found" and "denied" would speak of
 	 * what the client named. */
-	if (q->role != CTL_ROLE_INSPECT && kvm_open("/dev/kvm", &w->kvm, e))
+	if (q->role != CTL_ROLE_INSPECT && q->role != CTL_ROLE_FLATTEN &&
+		kvm_open("/dev/kvm", &w->kvm, e))
 		return e->code = -EOPNOTSUPP;
 	r = lock_in(w, e);
 	if (r)
@@ -248,6 +301,8 @@ static int become(struct setup *s, int *base, struct err *e)
 		return zygote(s, base, e);
 	case CTL_ROLE_INSPECT:
 		return 0;
+	case CTL_ROLE_FLATTEN:
+		return flatten(s, e);
 	default:
 		return err_set(e, -EINVAL, "unknown role %u", q->role);
 	}
@@ -304,6 +359,7 @@ static int serve(struct worker *w)
 	case CTL_ROLE_MACHINE:
 	case CTL_ROLE_BUILDER:
 	case CTL_ROLE_RESTORE:
+	case CTL_ROLE_FLATTEN:
 	default:
 		return worker_run(w);
 	}

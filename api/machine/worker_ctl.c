@@ -288,6 +288,7 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 	case CTL_DIAL:
 	case CTL_WRITE:
 	case CTL_PROGRESS:
+	case CTL_PARENT:
 	default:
 		r = err_set(&e, -EINVAL,
 			"control message %u is not for a machine", p->msg.type);

@@ -232,6 +232,7 @@ static void message(struct fake *f, struct ctl_packet *p)
 	case CTL_SETTLE:
 	case CTL_WRITE:
 	case CTL_PROGRESS:
+	case CTL_PARENT:
 	case CTL_INPUT:
 	case CTL_DIALED:
 	case CTL_INSPECT:
