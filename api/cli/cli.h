@@ -21,8 +21,9 @@ enum {
 	EXIT_FAILED,
 	EXIT_USAGE,
 	EXIT_NOT_FOUND,
-	EXIT_HOST,   /* no KVM, no permission */
-	EXIT_CORRUPT /* the file or the guest lied */
+	EXIT_HOST,    /* no KVM, no permission */
+	EXIT_CORRUPT, /* the file or the guest lied */
+	EXIT_REBOOT   /* run: the guest asked to be started again */
 };
 
 enum opt_type {

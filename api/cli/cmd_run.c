@@ -246,7 +246,7 @@ static int report_end(struct run *r)
 	if (kind && mp_str_eq(kind, "poweroff"))
 		rc = EXIT_DONE;
 	else if (kind && mp_str_eq(kind, "reboot"))
-		rc = EXIT_DONE;
+		rc = EXIT_REBOOT; /* whoever wants another run starts one */
 	else
 		rc = cli_fail(r->c, EXIT_FAILED, "the guest ended: %s",
 			get_text(end, "text", text));
@@ -297,6 +297,6 @@ int cmd_run(struct cli *c, void *values)
 const struct command run_command = {"run", "[GUEST]",
 	"boot a machine in the foreground, console on stdio",
 	"GUEST is \"builtin\" (default) or a kernel image. Ctrl-C or Ctrl-A x "
-	"ends the machine. Exit code 0 when the guest powered off or "
-	"rebooted, 1 when it crashed.",
+	"ends the machine. Exit code 0 when the guest powered off, 6 when it "
+	"asked for a reboot (it is not started again), 1 when it crashed.",
 	run_opts, sizeof(struct run_values), 0, 1, CMD_DAEMON, cmd_run};

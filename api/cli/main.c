@@ -33,7 +33,8 @@ static void print_commands(FILE *f)
 	fprintf(f, "  %-16s %s\n", "version", "print the version");
 	fprintf(f, "\nthaw COMMAND --help says more. Exit codes: 0 done, "
 		   "1 failed, 2 usage, 3 not found,\n4 the host cannot, 5 the "
-		   "file or the guest lied.\n");
+		   "file or the guest lied, 6 the guest of \"run\" wants a "
+		   "reboot.\n");
 }
 
 /* Match a command by one word or two; *words says how many it took. */

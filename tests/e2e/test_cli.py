@@ -164,6 +164,14 @@ def test_snapshot_commands(d):
 
 
 def test_run_until_poweroff(d):
+    run_until(d, "poweroff", 0)
+
+
+def test_run_until_reboot(d):
+    run_until(d, "reboot", 6)
+
+
+def run_until(d, how, code):
     before = set(thawtest.children_of(d.proc.pid))
     e = dict(os.environ, THAW_SOCKET=d.sock)
     p = subprocess.Popen([program("thaw"), "run", "--mem", "64M", "--name", "fg"], env=e, stdin=subprocess.PIPE,
@@ -177,10 +185,10 @@ def test_run_until_poweroff(d):
 
     i = wait_for(find)
     wait_for(lambda: thaw(d, "invoke", i, "--data", "console typed-by-the-guest"))
-    subprocess.run([program("thaw"), "invoke", i, "--data", "poweroff"], env=e, timeout=60,
+    subprocess.run([program("thaw"), "invoke", i, "--data", how], env=e, timeout=60,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     out, err = p.communicate(timeout=30)
-    assert p.returncode == 0, err
+    assert p.returncode == code, err
     assert b"typed-by-the-guest" in out, out
     wait_for(lambda: set(thawtest.children_of(d.proc.pid)) <= before)
 

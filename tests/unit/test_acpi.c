@@ -232,6 +232,14 @@ static void test_ends(void **state)
 	assert_int_equal(r.m.end.kind, MACHINE_END_POWEROFF);
 	machine_destroy(&r.m);
 	rig_make(&r);
+	acpi_ops.io(r.d, 3, 0, &v, 1, false);
+	assert_int_equal(v, 3);
+	out(&r, 3, 4); /* an event of a later version */
+	assert_int_equal(r.m.end.kind, MACHINE_END_NONE);
+	out(&r, 3, 1);
+	assert_int_equal(r.m.end.kind, MACHINE_END_CRASH);
+	machine_destroy(&r.m);
+	rig_make(&r);
 	out(&r, 2, 0xfe);
 	assert_int_equal(r.m.end.kind, MACHINE_END_REBOOT);
 	machine_destroy(&r.m);

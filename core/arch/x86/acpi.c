@@ -175,6 +175,18 @@ static void dsdt_serial(struct aml *a)
 	aml_end(a);
 }
 
+/* Linux' pvpanic driver knows this id. */
+static void dsdt_panic(struct aml *a)
+{
+	uint8_t res[AML_RES_MAX];
+	size_t n = aml_res_io(res, 0, ACPI_PORT_PANIC, 1);
+
+	aml_device(a, "PNIC");
+	aml_name_str(a, "_HID", "QEMU0001");
+	aml_name_res(a, "_CRS", res, n);
+	aml_end(a);
+}
+
 /* "LNRO0005" is what Linux' virtio_mmio driver goes by; _CCA: DMA is coherent
  * (6.2.17). */
 static void dsdt_virtio(struct aml *a, uint32_t window)
@@ -245,6 +257,7 @@ static uint64_t dsdt(struct out *o, const struct acpi_layout *l)
 
 	aml_scope(&a, "\\_SB_");
 	dsdt_serial(&a);
+	dsdt_panic(&a);
 	for (uint32_t i = 0; i < l->nwindows; i++)
 		dsdt_virtio(&a, l->window[i]);
 	dsdt_generation(&a);

@@ -27,6 +27,8 @@
  * which only the reset command is there. */
 #define ACPI_PORT_SLEEP 0x600
 #define ACPI_PORT_8042  0x64
+/* Where a panicking kernel says so. */
+#define ACPI_PORT_PANIC 0x505
 /* SLP_TYP that means off; \_S5 in the DSDT says so. */
 #define ACPI_SLEEP_S5 5
 /* The event device's interrupt: the last pin, behind all virtio devices. */

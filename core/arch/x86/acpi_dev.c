@@ -14,6 +14,10 @@
 #define SLEEP_ENABLE  0x20
 #define SLEEP_TYPE(v) ((v) >> 2 & 7)
 
+/* pvpanic (QEMU docs/specs/pvpanic): what the guest may tell, and tells. */
+#define PANIC_PANICKED 1
+#define PANIC_DUMPED   2
+
 #define PORT_KBD_DATA 0x60
 #define KBD_RESET     0xfe
 
@@ -21,6 +25,7 @@ enum {
 	BAR_SLEEP,
 	BAR_KBD_DATA,
 	BAR_KBD_COMMAND,
+	BAR_PANIC,
 };
 
 /* Linux include/uapi/linux/vmclock-abi.h. Of the clock it says nothing; what
@@ -135,9 +140,15 @@ static void acpi_io(struct device *d, uint32_t bar, uint64_t off, void *data,
 		/* sleep status: not woken; keyboard: nothing to read, ready for
 		 * a command */
 		memset(data, 0, len);
+		v = PANIC_PANICKED | PANIC_DUMPED;
+		if (bar == BAR_PANIC)
+			memcpy(data, &v, 1);
 		return;
 	}
 	memcpy(&v, data, 1);
+	if (bar == BAR_PANIC && v & (PANIC_PANICKED | PANIC_DUMPED))
+		machine_end(d->m, MACHINE_END_CRASH,
+			"the guest's kernel panicked; its console says why");
 	if (bar == BAR_KBD_COMMAND && v == KBD_RESET)
 		machine_end(d->m, MACHINE_END_REBOOT, "reset");
 	if (bar == BAR_SLEEP && off == 0 && v & SLEEP_ENABLE &&
@@ -181,6 +192,8 @@ static int acpi_realize(struct device *d, struct err *e)
 		r = bus_add(b, BUS_PORT, PORT_KBD_DATA, 1, d, BAR_KBD_DATA);
 	if (!r)
 		r = bus_add(b, BUS_PORT, ACPI_PORT_8042, 1, d, BAR_KBD_COMMAND);
+	if (!r)
+		r = bus_add(b, BUS_PORT, ACPI_PORT_PANIC, 1, d, BAR_PANIC);
 	return r ? err_sys(e, r, "acpi: ports") : 0;
 }
 
