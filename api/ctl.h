@@ -55,6 +55,13 @@ enum ctl_type {
 	CTL_DIALED,   /* answer to CTL_DIAL; stream unless refused; not answered
 		       */
 	CTL_INSPECT,  /* offline process; snapshot. Answer: msgpack */
+	CTL_ATTACH,   /* pager: a machine that registered; uffd; not answered */
+	CTL_DETACH,   /* pager: it is dead; not answered */
+	CTL_FILL,     /* pager: the background may begin; not answered */
+	CTL_RECORDED, /* pager: write what was asked for; output: empty file;
+		       * set: merge with this one */
+	CTL_ALIVE,    /* pager: answer, if you can */
+	CTL_PAGED,    /* machine: all of its memory is there; not answered */
 
 	/* process -> daemon, on its own initiative */
 	CTL_CLONED = 64, /* zygote: a clone was forked; socket, pidfd */
@@ -66,6 +73,9 @@ enum ctl_type {
 	CTL_PROGRESS, /* of CTL_WRITE, now and then */
 	CTL_PARENT,   /* during setup: which file is this snapshot? payload: the
 		       * path that the file gives. Answered: parent */
+	CTL_UFFD,     /* machine: its memory is registered; uffd. It waits for
+		       * pages from now on */
+	CTL_PAGER,    /* pager: something happened; payload: text */
 };
 
 /* What a descriptor is. Those of several (disks) are told apart by .index. */
@@ -88,6 +98,8 @@ enum ctl_fd_kind {
 	CTL_FD_SOCKET,  /* control socket of a clone */
 	CTL_FD_PIDFD,   /* of the same */
 	CTL_FD_STREAM,  /* connected socket of a guest's dial */
+	CTL_FD_SET,     /* working set of a snapshot */
+	CTL_FD_STATS,   /* counters of a pager (uffd/pager.h) */
 	CTL_FD_PAYLOAD, /* CTL_F_MEMFD; ctl_recv() keeps it to itself */
 };
 
@@ -109,6 +121,7 @@ enum ctl_role {
 	CTL_ROLE_INSPECT,     /* a helper that parses one snapshot and exits */
 	CTL_ROLE_FLATTEN,     /* snapshot; output: an empty file, which becomes
 			       * a full one if the snapshot is a diff */
+	CTL_ROLE_PAGER,       /* snapshot, stats, perhaps set */
 };
 
 enum ctl_ready {
@@ -138,6 +151,13 @@ struct ctl_setup {
 	uint32_t role;
 	uint32_t has_overrides; /* machine, restore: payload ends with them */
 	uint32_t track_dirty;   /* machine, restore: for diffs */
+	/* restore, zygote: memory comes from a pager. A zygote's base is then
+	 * the pager's; a restored machine's memory is anonymous. */
+	uint32_t lazy;
+	struct ctl_pager_opts {
+		uint32_t direct, record, fill, stall_ms; /* uffd/pager.h */
+		uint64_t rate; /* bytes a second, 0: no limit */
+	} pager;
 	/* payload: struct machine_config (machine, builder), else none; then
 	 * struct ctl_overrides when has_overrides. After the answer a machine
 	 * is built and paused: CTL_RESUME starts it. The first CTL_RESUME of a
@@ -153,7 +173,8 @@ struct ctl_setup_done {
 	uint32_t total_us;
 	uint32_t cpus;
 	/* zygote, restore: payload is struct machine_config */
-	/* zygote: the base when it loaded one itself */
+	/* zygote: the base when it loaded one itself; pager: the base, unless
+	 * it is direct */
 };
 struct ctl_wait_ready {
 	uint32_t kind; /* enum ctl_ready */
@@ -285,6 +306,21 @@ struct ctl_dial {
 	uint32_t reserved;
 };
 
+struct ctl_uffd {
+	uint64_t addr; /* of guest memory in the machine's process */
+	uint64_t id;   /* ATTACH, DETACH: the daemon's number for it */
+};
+struct ctl_paged {
+	uint32_t type; /* enum pager_event_type */
+	uint32_t reserved;
+	uint64_t id;  /* of the machine that is concerned */
+	int64_t code; /* negative errno, or 0 */
+};
+struct ctl_recorded {        /* answer */
+	uint64_t pages, set; /* of this run; in the file */
+	uint32_t recordings, reserved;
+};
+
 struct ctl_msg {
 	uint32_t type;  /* enum ctl_type */
 	uint32_t flags; /* CTL_F_* */
@@ -317,6 +353,9 @@ struct ctl_msg {
 		struct ctl_ended ended;
 		struct ctl_console console;
 		struct ctl_dial dial;
+		struct ctl_uffd uffd;
+		struct ctl_paged paged;
+		struct ctl_recorded recorded;
 		uint32_t inspect; /* enum ctl_inspect; payload: section */
 		uint8_t pad[96];
 	};

@@ -13,6 +13,7 @@ static const struct {
 	{"invoke", bench_invoke_run},
 	{"burst", bench_burst},
 	{"density", bench_density},
+	{"restore", bench_restore},
 };
 
 #define AT(m) offsetof(struct bench_opts, m)
@@ -23,6 +24,8 @@ static const struct opt bench_opts[] = {
 		"guest memory of the templates made (default 128M)"},
 	{"count", 'n', OPT_COUNT, "N", AT(n),
 		"how many machines or requests per result"},
+	{"record", 0, OPT_COUNT, "N", AT(record),
+		"restore: merge N recordings into the working set (default 1)"},
 	{"json", 0, OPT_STR, "FILE", AT(json),
 		"write the results as JSON; - is stdout"},
 	{"plot", 0, OPT_STR, "FILE.svg", AT(plot),
@@ -91,8 +94,8 @@ static int run_bench(struct cli *c, void *values)
 	}
 	if (i == ARRAY_SIZE(benches))
 		return cli_fail(c, EXIT_USAGE,
-			"unknown benchmark \"%s\": boot, clone, invoke, burst "
-			"or density",
+			"unknown benchmark \"%s\": boot, clone, invoke, burst, "
+			"density or restore",
 			c->arg[0]);
 	if (o->template_name && !c->socket)
 		return cli_fail(c, EXIT_USAGE,
@@ -112,11 +115,13 @@ static int run_bench(struct cli *c, void *values)
 }
 
 const struct command bench_command = {"bench",
-	"boot|clone|invoke|burst|density", "measure this host",
+	"boot|clone|invoke|burst|density|restore", "measure this host",
 	"boot: cold boot until the agent is ready. clone: clone requests, "
 	"pooled and fresh. invoke: clone to answer, and an empty call. burst: "
 	"1,000 clones by one request, all answered. density: memory per clone, "
-	"and creating among many.\n"
+	"and creating among many. restore: a snapshot to the first answer, "
+	"hot, "
+	"lazy with and without a working set, eager; what a fault costs.\n"
 	"A machine counts only when it has answered a request of its own with "
 	"the right content; a result with fewer answers than machines is a "
 	"failure. Without --socket the benchmark starts a daemon of its own "

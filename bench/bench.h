@@ -24,7 +24,7 @@ void series_free(struct series *s);
 double series_quantile(struct series *s, double q);
 double series_mean(const struct series *s);
 
-#define BENCH_MAX_RESULTS 12
+#define BENCH_MAX_RESULTS 16
 #define BENCH_MAX_STEPS   8
 #define BENCH_NOTE        500
 
@@ -44,7 +44,7 @@ struct result {
 
 struct bench_opts {
 	const char *template_name, *json, *plot;
-	uint64_t mem, n;
+	uint64_t mem, n, record;
 };
 
 struct bench {
@@ -125,5 +125,8 @@ int bench_clone_run(struct bench *b);
 int bench_invoke_run(struct bench *b);
 int bench_burst(struct bench *b);
 int bench_density(struct bench *b);
+int bench_restore(struct bench *b);
+/* Of bench_restore(): on this snapshot. */
+int bench_faults(struct bench *b, const char *file);
 
 #endif

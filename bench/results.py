@@ -15,6 +15,12 @@ AIMS = [
     ("answer_fresh", "fresh clone to answer", {"p50": 2500}),
     ("burst_1000", "1,000 fresh clones by one request, all alive, all answered", {"max": 2500000}),
     ("memory_per_clone", "memory per live answered clone, 1,000 alive", {"p50": 1.6 * 1024}),
+    ("create_lazy_128m", "lazy template of a 128 MiB snapshot, call to return", {"p50": 10000}),
+    ("create_lazy_4g", "the same of 4 GiB", {"p50": 10000}),
+    ("fault_added", "a demand fault, over the read, one at a time", {"p50": 60}),
+    ("fault_page", "a page of a window that is touched in order", {"p50": 5}),
+    ("faults_left", "demand loads after a recording, of those without", {"max": 2}),
+    ("memory_100", "memory of 100 lazy clones over 1.7 MiB each, of one copy", {"max": 110}),
     ("api_empty", "an empty API call", {"p50": 40}),
 ]
 
@@ -31,7 +37,7 @@ def fmt(v, unit):
 
 def load(directory):
     results, host, version = {}, {}, "?"
-    for name in ("boot", "clone", "invoke", "burst", "density"):
+    for name in ("boot", "clone", "invoke", "burst", "density", "restore"):
         path = os.path.join(directory, name + ".json")
         if not os.path.exists(path):
             continue
@@ -68,6 +74,14 @@ def ratio_rows(results):
         off = (large / small - 1) * 100
         yield ("pooled to answer, 4 GiB guest against 128 MiB", "p50", "within 10%",
                "%+.0f%%" % off, "met" if off <= 10 else "missed")
+    if "vcpus_4_vs_1" in results:
+        v = results["vcpus_4_vs_1"]["p50"]
+        yield ("throughput of faults, 4 threads against 1", "p50", ">= 150 %", "%.0f %%" % v,
+               "met" if v >= 150 else "missed")
+    if "lazy" in results and "eager" in results:
+        lazy, eager = pair("lazy", "eager")
+        yield ("cold first answer, lazy without a set against eager", "p50", ">= 5 times faster",
+               "%.1f times" % (eager / lazy), "met" if eager >= 5 * lazy else "missed")
     if "create_with_1000_alive" in results:
         none, alive = pair("create_with_none_alive", "create_with_1000_alive")
         yield ("creating with 1,000 alive against none", "p50", "<= 2 times",
@@ -104,7 +118,7 @@ def main():
         print("- `%s`: %s%s" % (r["name"], r["note"] or "no note",
                                 ". Steps, p50/p99 us: " + steps if steps else ""))
     print("\nPlots: " + ", ".join("[%s](results/%s.svg)" % (n, n)
-          for n in ("boot", "clone", "invoke", "burst", "density")) + ".")
+          for n in ("boot", "clone", "invoke", "burst", "density", "restore")) + ".")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ int machine_init(
 	int r;
 
 	memset(m, 0, sizeof(*m));
-	m->mem.fd = -1;
+	m->mem.fd = m->mem.uffd = -1;
 	m->kvm_fd = -1;
 	m->vm_fd = -1;
 	m->door_event = -1;

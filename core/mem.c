@@ -14,19 +14,18 @@
  * one inaccessible page on either side, so that running off either end of
  * guest memory faults instead of reaching a neighbour.
  *
- * A base must never be touched where it has a hole: a read through any mapping
- * would put a zero page into it for everybody, for ever. So a clone lays
- * anonymous memory over holes. Each one is a VMA of its own, copied by each
- * fork of a zygote; therefore holes are at least MEM_HOLE_MIN long and there
- * are at most MEM_MAX_HOLES of them. mem_seal_base() makes bases like that:
- * what is too short, or too much, is filled with real zero pages.
+ * A touch of a base's hole puts a zero page into it for everybody, for ever. So
+ * a clone lays anonymous memory over holes. Each one is a VMA of its own,
+ * copied by each fork of a zygote; therefore those are at least MEM_HOLE_MIN
+ * long and there are at most MEM_MAX_HOLES of them. mem_seal_base() leaves no
+ * others: what is too short, or too much, is filled with real zero pages. A
+ * base that a pager filled keeps its short holes: they are zeros, cost nothing
+ * until they are touched, and then one page for all clones.
  *
  * Pages that fallocate() reserved but nobody wrote still look like holes to
  * SEEK_DATA, so filling means writing zeros.
  */
-#define MEM_HOLE_MIN  (2 * MIB)
-#define MEM_MAX_HOLES 128
-#define BASE_SEALS    (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
+#define BASE_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* linux/memfd.h, since Linux 6.3 */
@@ -156,12 +155,9 @@ static int map_clone(uint8_t *map, uint64_t size, int fd, struct err *e)
 	if (r)
 		return err_sys(e, r, "mapping the template base");
 	while ((r = extent_next(fd, x.end, size, &x)) > 0) {
-		if (!x.hole)
+		if (!x.hole || x.end - x.start < MEM_HOLE_MIN ||
+			++holes > MEM_MAX_HOLES)
 			continue;
-		if (x.end - x.start < MEM_HOLE_MIN || ++holes > MEM_MAX_HOLES)
-			return err_set(e, -EINVAL,
-				"template base is incomplete at %#llx",
-				(unsigned long long)x.start);
 		r = map_anon(map + x.start, x.end - x.start);
 		if (r)
 			return err_sys(e, r, "mapping zero memory");
@@ -204,6 +200,8 @@ static int mem_map(struct mem *m, int fd, struct err *e)
 		break;
 	case MEM_CLONE:
 		return map_clone(m->map, m->size, fd, e);
+	case MEM_LAZY:
+		return mem_lazy_map(m, fd, e);
 	}
 	return r ? err_sys(e, r, "guest memory") : 0;
 }
@@ -214,7 +212,7 @@ int mem_create(
 	struct mem_region *reg;
 	int r;
 
-	*m = (struct mem){.fd = -1, .backing = b};
+	*m = (struct mem){.fd = -1, .uffd = -1, .backing = b};
 	if (size < MEM_MIN || size > MEM_MAX || size % MEM_HOLE_MIN)
 		return err_set(e, -EINVAL,
 			"memory size %llu is not a multiple of 2M from 4M to "
@@ -244,7 +242,11 @@ void mem_destroy(struct mem *m)
 	if (m->fd >= 0)
 		(void)close(m->fd);
 	dirty_free(m->dirty);
-	*m = (struct mem){.fd = -1};
+	/* Not before the mapping: what waits would read zeros. */
+	if (m->uffd >= 0)
+		(void)close(m->uffd);
+	free(m->paged);
+	*m = (struct mem){.fd = -1, .uffd = -1};
 }
 
 void *mem_at(

@@ -209,4 +209,31 @@ extern const struct command doctor_command;
 extern const struct command image_command;
 extern const struct command bench_command; /* bench/bench.c */
 
+/* ---- memory that is brought in when it is touched: lazy.c ---- */
+
+struct lazy_opts {
+	bool lazy, no_fill;
+	uint64_t rate, stall_ms; /* MiB a second */
+};
+/* Rows for a command's option table; type is its values struct. */
+#define LAZY_OPTS(type, m)                                                     \
+	{"lazy", 0, OPT_FLAG, NULL, offsetof(type, m.lazy),                    \
+		"bring memory in when it is touched, and the working set "     \
+		"(FILE.ws) first"},                                            \
+		{"no-fill", 0, OPT_FLAG, NULL, offsetof(type, m.no_fill),      \
+			"with --lazy: leave in the file what nobody touches "  \
+			"(default: bring in the rest after the first "         \
+			"answer)"},                                            \
+		{"fill-rate", 0, OPT_COUNT, "MIB", offsetof(type, m.rate),     \
+			"with --lazy: at most so many MiB a second for that"}, \
+	{                                                                      \
+		"stall-timeout", 0, OPT_MS, "SECONDS",                         \
+			offsetof(type, m.stall_ms),                            \
+			"with --lazy: end a machine that waits longer for a "  \
+			"page (default 10)"                                    \
+	}
+/* Parameters that lazy_pack() adds to a request. */
+uint32_t lazy_count(const struct lazy_opts *o);
+void lazy_pack(msgpack_packer *p, const struct lazy_opts *o);
+
 #endif

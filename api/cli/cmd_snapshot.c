@@ -123,6 +123,7 @@ struct restore_values {
 	const char *name, *hostname, *vsock, *ready;
 	struct device_opts dev;
 	uint64_t cid, timeout_ms;
+	struct lazy_opts lazy;
 	bool eager, track_dirty;
 };
 
@@ -140,8 +141,8 @@ static const struct opt restore_opts[] = {
 	{"track-dirty", 0, OPT_FLAG, NULL, AT(track_dirty),
 		"keep track of what changes, for thaw snapshot --diff"},
 	{"eager", 0, OPT_FLAG, NULL, AT(eager),
-		"load all memory before it starts (always so in this version)"},
-	OPT_NOT_YET("lazy"),
+		"load all memory before it starts (the default)"},
+	LAZY_OPTS(struct restore_values, lazy),
 	DEVICE_OPTS(struct restore_values, dev),
 	OPT_NOT_YET("ip"),
 	OPT_END,
@@ -152,7 +153,7 @@ static uint32_t count_set(const struct restore_values *v)
 	return (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
 			  (v->vsock != NULL) + (v->ready != NULL) +
 			  (v->cid != 0) + (v->timeout_ms != 0)) +
-	       devices_count(&v->dev);
+	       devices_count(&v->dev) + lazy_count(&v->lazy);
 }
 
 static int run_restore(struct cli *c, void *values)
@@ -163,6 +164,9 @@ static int run_restore(struct cli *c, void *values)
 	msgpack_packer *p;
 	int rc;
 
+	if (v->eager && v->lazy.lazy)
+		return cli_fail(
+			c, EXIT_USAGE, "--eager and --lazy: give one of them");
 	if (cli_abspath(c->arg[0], path, sizeof(path)) ||
 		(v->vsock && cli_abspath(v->vsock, vsock, sizeof(vsock))))
 		return cli_fail(c, EXIT_USAGE, "path too long");
@@ -181,6 +185,7 @@ static int run_restore(struct cli *c, void *values)
 		config_pack_ready(p, v->ready);
 	if (v->timeout_ms)
 		mp_key_u64(p, "timeout_ms", v->timeout_ms);
+	lazy_pack(p, &v->lazy);
 	rc = devices_pack(c, p, &v->dev);
 	if (!rc)
 		rc = cli_call(c, "restoring", &r);

@@ -8,6 +8,8 @@ struct create_values {
 	struct config_opts cfg;
 	const char *snapshot, *machine, *ready;
 	uint64_t pool, timeout_ms, max_clones, invoke_ms;
+	struct lazy_opts lazy;
+	const char *record;
 };
 
 #define AT(m) offsetof(struct create_values, m)
@@ -28,6 +30,11 @@ static const struct opt create_opts[] = {
 		"longest time one invoke may take"},
 	{"machine", 0, OPT_STR, "ID", AT(machine),
 		"make it from a machine as it is now; the machine goes on"},
+	LAZY_OPTS(struct create_values, lazy),
+	{"record", 0, OPT_STR, "TEXT", AT(record),
+		"then run TEXT as a request and note which pages it needs; "
+		"with --snapshot the set is also written beside FILE, as "
+		"FILE.ws"},
 	OPT_END,
 };
 
@@ -47,7 +54,8 @@ static int pack_create(struct cli *c, const struct create_values *v,
 {
 	bool limits = v->max_clones || v->invoke_ms;
 	uint32_t n = (uint32_t)(2 + (v->pool != 0) + (v->ready != NULL) +
-				(v->timeout_ms != 0) + limits);
+				(v->timeout_ms != 0) + limits) +
+		     lazy_count(&v->lazy);
 	msgpack_packer *p = thaw_request(c->t, "template.create", n);
 
 	mp_key_str(p, "name", c->arg[0]);
@@ -69,6 +77,7 @@ static int pack_create(struct cli *c, const struct create_values *v,
 		mp_key_u64(p, "timeout_ms", v->timeout_ms);
 	if (limits)
 		pack_limits(p, v);
+	lazy_pack(p, &v->lazy);
 	return EXIT_DONE;
 }
 
@@ -82,6 +91,35 @@ static void print_created(struct cli *c, const msgpack_object *t)
 		fmt_us((double)thaw_get_u64(us, "ready", 0), boot),
 		fmt_size(thaw_get_u64(t, "memory", 0), mem),
 		get_text(t, "uuid", uuid));
+}
+
+static int record(struct cli *c, const char *text, const char *snapshot)
+{
+	msgpack_packer *p =
+		thaw_request(c->t, "template.record", snapshot ? 3 : 2);
+	struct thaw_result r = {0};
+	char set[4096 + 8];
+	int rc;
+
+	mp_key_str(p, "name", c->arg[0]);
+	mp_str(p, "payload");
+	mp_bin(p, text, strlen(text));
+	if (snapshot) {
+		(void)snprintf(set, sizeof(set), "%s.ws", snapshot);
+		mp_key_str(p, "path", set);
+	}
+	rc = cli_call(c, "recording", &r);
+	if (!rc && !c->json)
+		fprintf(c->out,
+			"%s: recorded %llu pages; the set has %llu of %llu "
+			"recordings\n",
+			c->arg[0],
+			(unsigned long long)thaw_get_u64(r.value, "pages", 0),
+			(unsigned long long)thaw_get_u64(r.value, "set", 0),
+			(unsigned long long)thaw_get_u64(
+				r.value, "recordings", 0));
+	thaw_result_free(&r);
+	return rc;
 }
 
 static int run_create(struct cli *c, void *values)
@@ -119,6 +157,8 @@ static int run_create(struct cli *c, void *values)
 	else if (!rc)
 		print_created(c, r.value);
 	thaw_result_free(&r);
+	if (!rc && v->record)
+		rc = record(c, v->record, v->snapshot ? path : NULL);
 	return rc;
 }
 

@@ -281,6 +281,7 @@ static int from_config(struct creation *c, struct config *cfg,
 		.role = CTL_ROLE_BUILDER,
 		.file = -1,
 		.initrd = -1,
+		.set = -1,
 		.listener = -1,
 		.files = &files,
 		.ready = c->ready,
@@ -325,6 +326,16 @@ static int from_config(struct creation *c, struct config *cfg,
 	return r;
 }
 
+/* A working set that stands beside the snapshot comes along. */
+static void take_set(struct creation *c, const struct args *a)
+{
+	AUTO_FD fd = peerfile_set(c->d, c->r, &a->snapshot);
+	struct err e = {0};
+
+	if (fd >= 0 && store_put_set(c->store.dir, fd, &e))
+		log_warning("%s", e.msg);
+}
+
 static int from_snapshot(
 	struct creation *c, const struct args *a, struct err *e)
 {
@@ -337,6 +348,13 @@ static int from_snapshot(
 	c->source = peerfile_read(c->d, c->r, "snapshot", &a->snapshot, e);
 	if (c->source < 0)
 		return c->source;
+	take_set(c, a);
+	/* What was read and checked by its pager may change later: every chunk
+	 * is checked against that. */
+	if (a->lazy && store_link(&c->store, c->source, c->file)) {
+		publish(c);
+		return 0;
+	}
 	(void)snprintf(path, sizeof(path), "%.*s", (int)a->snapshot.path.n,
 		a->snapshot.path.p ? a->snapshot.path.p : "");
 	parents = parents_create(
@@ -433,6 +451,9 @@ static int check(struct daemon *d, const struct args *a, struct err *e)
 		return err_set(e, -EINVAL,
 			"disks: is for a snapshot or a machine; a "
 			"configuration has devices");
+	if (a->lazy && !snapshot)
+		return err_set(e, -EINVAL,
+			"lazy: a template that boots has all of its memory");
 	if (!strcmp(a->name, "m"))
 		return err_set(e, -EINVAL,
 			"name: \"m\" is kept for the ids of machines");
@@ -475,6 +496,10 @@ static int begin(struct creation *c, struct config *cfg,
 	t->pool_target = c->meta.pool = a->pool;
 	t->max_clones = c->meta.max_clones = limits->max_clones;
 	t->invoke_ms = c->meta.invoke_ms = limits->invoke_ms;
+	r = feed_opts_parse(a, &t->paging, e);
+	if (r)
+		return r;
+	c->meta.paging = t->paging;
 	c->meta.created = t->created;
 	c->meta.labels = config_labels_json(cfg);
 	c->meta.disks = template_disks_json(cfg, a->disks);

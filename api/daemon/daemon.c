@@ -5,6 +5,7 @@
 #include "api/daemon/config.h"
 #include "api/daemon/conn.h"
 #include "api/daemon/creation.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/helper.h"
 #include "api/daemon/info.h"
 #include "api/daemon/machine.h"
@@ -85,6 +86,7 @@ void daemon_prepare(struct daemon *d)
 	list_init(&d->templates);
 	list_init(&d->helpers);
 	list_init(&d->writers);
+	list_init(&d->feeds);
 	msgpack_sbuffer_init(&d->nowhere);
 	d->listen_fd = d->lock_fd = d->signal_fd = -1;
 	d->null_fd = d->state_fd = -1;
@@ -240,6 +242,8 @@ static void end_all(struct daemon *d)
 
 		machine_kill(d, m, &e);
 	}
+	while (!list_empty(&d->feeds))
+		feed_end(d, container_of(d->feeds.next, struct feed, link));
 	while (!list_empty(&d->ended))
 		machine_forget(d,
 			container_of(d->ended.next, struct machine_entry, all));

@@ -24,6 +24,7 @@
 #include "api/daemon/metrics.h"
 #include "api/daemon/strmap.h"
 #include "api/rpc.h"
+#include "uffd/pager.h"
 
 #define NAME_LEN 49 /* template names, with the zero byte */
 #define ID_LEN   72 /* NAME-NUMBER */
@@ -109,11 +110,13 @@ struct daemon {
 	struct list templates;
 	unsigned ntemplates;
 
-	struct list helpers;    /* inspections in progress */
-	struct list writers;    /* snapshots in progress */
-	unsigned active;        /* requests that wait for a clone */
-	uint64_t quiet_since;   /* now_ns() when active became 0 */
-	struct deadline fill;   /* pool filling goes on */
+	struct list helpers;           /* inspections in progress */
+	struct list writers;           /* snapshots in progress */
+	struct list feeds;             /* pagers */
+	struct pager_stats pager_past; /* of those that are gone */
+	unsigned active;               /* requests that wait for a clone */
+	uint64_t quiet_since;          /* now_ns() when active became 0 */
+	struct deadline fill;          /* pool filling goes on */
 	uint64_t fill_due;      /* at the latest then, while .fill is set */
 	struct deadline accept; /* out of descriptors: listen again then */
 	struct deadline idle;   /* --idle-exit */

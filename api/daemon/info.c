@@ -218,6 +218,7 @@ int metrics_method(
 	list_for_each(it, &d->templates) parked +=
 		container_of(it, struct template, all)->nparked;
 	(void)msgpack_pack_map(p, 3);
+	feed_count(d);
 	metrics_pack_counters(&d->metrics, p);
 	mp_str(p, "gauges");
 	(void)msgpack_pack_map(p, 8);

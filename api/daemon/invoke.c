@@ -1,5 +1,6 @@
 #include "api/daemon/admit.h"
 #include "api/daemon/birth.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/methods.h"
 
 #include <errno.h>
@@ -76,6 +77,7 @@ static void answer(
 	histogram_add(&d->metrics.hist[HIST_INVOKE_ANSWER], us->answer_us);
 	if (op->t)
 		op->t->invokes++;
+	feed_answered(d, op->m);
 	request_end(op->r);
 }
 

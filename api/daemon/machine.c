@@ -136,12 +136,14 @@ int machine_create_method(
 	bool snapshot = a->snapshot.path.p || a->snapshot.fd >= 0;
 	struct listener *l = NULL;
 	struct devfiles files;
+	struct feed_opts paging;
 	struct config cfg;
 	char path[4096];
 	struct start s = {.kind = ENTRY_MACHINE,
 		.role = CTL_ROLE_MACHINE,
 		.file = -1,
 		.initrd = -1,
+		.set = -1,
 		.listener = -1,
 		.files = &files,
 		.name = a->name,
@@ -175,7 +177,14 @@ int machine_create_method(
 	if (!snapshot)
 		s.cfg = &cfg.mc;
 	devfiles_init(&files);
-	rc = open_files(r, a, &cfg, &s, &l, e);
+	rc = feed_opts_parse(a, &paging, e);
+	if (!rc && a->lazy && !snapshot)
+		rc = err_set(e, -EINVAL, "lazy: only with snapshot");
+	if (!rc)
+		rc = open_files(r, a, &cfg, &s, &l, e);
+	s.paging = &paging;
+	if (!rc && a->lazy)
+		s.set = peerfile_set(d, r, &a->snapshot);
 	if (!rc)
 		rc = create(d, r, a, &s, &l, e);
 	devfiles_close(&files);
@@ -183,6 +192,8 @@ int machine_create_method(
 		(void)close(s.file);
 	if (s.initrd >= 0)
 		(void)close(s.initrd);
+	if (s.set >= 0)
+		(void)close(s.set);
 	if (s.listener >= 0)
 		(void)close(s.listener);
 	if (l)

@@ -29,6 +29,7 @@ enum entry_state {
 };
 
 struct want;
+struct feed;
 struct console;
 struct listener;
 
@@ -71,6 +72,12 @@ struct machine_entry {
 	char *end_text; /* owned */
 
 	struct writer *writer; /* borrowed: its snapshot in progress, or NULL */
+	/* Memory that a pager brings in; see feed.h. */
+	struct feed *feed; /* borrowed from .t, or owned; NULL: none */
+	uint64_t feed_id;
+	int uffd;                 /* owned copy, -1: none */
+	uint32_t first_answer_us; /* since .born; 0: none yet */
+
 	struct console *console;   /* owned, NULL until it is needed */
 	struct listener *listener; /* owned, NULL without a vsock socket */
 };

@@ -2,6 +2,7 @@
 
 #include "api/daemon/birth.h"
 #include "api/daemon/console.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
 #include "api/daemon/zygote.h"
@@ -55,6 +56,16 @@ void machine_message(
 	case CTL_DIAL:
 		listener_dial(m, p);
 		break;
+	case CTL_UFFD:
+		feed_uffd(d, m, p);
+		break;
+	case CTL_ATTACH:
+	case CTL_DETACH:
+	case CTL_ALIVE:
+	case CTL_FILL:
+	case CTL_RECORDED:
+	case CTL_PAGED:
+	case CTL_PAGER:
 	case CTL_SETUP:
 	case CTL_WAIT_READY:
 	case CTL_PAUSE:

@@ -77,6 +77,8 @@ static void pack_machine(
 	n += vsock ? 1 : 0;
 	n += clone ? 2 : 0;
 	n += m->have_end ? 1 : 0;
+	n += m->feed ? 1 : 0;
+	n += m->first_answer_us ? 1 : 0;
 	(void)msgpack_pack_map(p, n);
 	mp_key_str(p, "id", m->id);
 	mp_key_str(p, "name", m->name ? m->name : "");
@@ -98,6 +100,10 @@ static void pack_machine(
 		hex(text, m->machine_id);
 		mp_key_str(p, "machine_id", text);
 	}
+	if (m->first_answer_us)
+		mp_key_u64(p, "first_answer_us", m->first_answer_us);
+	if (m->feed)
+		feed_pack_machine(m, p);
 	if (m->have_end) {
 		mp_str(p, "end");
 		(void)msgpack_pack_map(p, 2);

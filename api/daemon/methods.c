@@ -15,6 +15,8 @@ static const char *const againsts[] = {[CTL_AGAINST_ANY] = "any",
 	[CTL_AGAINST_LAST] = "last",
 	[CTL_AGAINST_TEMPLATE] = "template",
 	NULL};
+static const char *const fills[] = {
+	[FILL_BACKGROUND] = "background", [FILL_NONE] = "none", NULL};
 static const char *const codecs[] = {"raw", "zstd", NULL};
 
 static const struct param machine_create_params[] = {
@@ -54,6 +56,16 @@ static const struct param machine_create_params[] = {
 			"name or descriptor}`; without one the link is down"},
 	{"macs", PARAM_OBJECT, false, AT(macs),
 		.help = "with `snapshot`: other addresses, `{ID: address}`"},
+	{"lazy", PARAM_BOOL, false, AT(lazy),
+		.help = "bring memory in when it is touched (lazy.md)"},
+	{"fill", PARAM_CHOICE, false, AT(fill), .choices = fills,
+		.help = "lazy: after the first answer bring in the rest, too; "
+			"or never"},
+	{"fill_rate", PARAM_UINT, false, AT(fill_rate), 1, 1000000, 0,
+		.help = "lazy: MiB a second for that; absent: no limit"},
+	{"stall_ms", PARAM_UINT, false, AT(stall_ms), 100, HOUR_MS, 0,
+		.help = "lazy: how long a page may take before the machine "
+			"is ended; default 10000"},
 	{0}};
 static const struct param id_params[] = {
 	{"id", PARAM_ID, true, AT(id), .help = "machine"}, {0}};
@@ -110,6 +122,27 @@ static const struct param template_create_params[] = {
 		.help = "until the template is ready"},
 	{"limits", PARAM_OBJECT, false, AT(limits),
 		.help = "`{max_clones, invoke_ms}`"},
+	{"lazy", PARAM_BOOL, false, AT(lazy),
+		.help = "bring memory in when it is touched (lazy.md)"},
+	{"fill", PARAM_CHOICE, false, AT(fill), .choices = fills,
+		.help = "lazy: after the first answer bring in the rest, too; "
+			"or never"},
+	{"fill_rate", PARAM_UINT, false, AT(fill_rate), 1, 1000000, 0,
+		.help = "lazy: MiB a second for that; absent: no limit"},
+	{"stall_ms", PARAM_UINT, false, AT(stall_ms), 100, HOUR_MS, 0,
+		.help = "lazy: how long a page may take before the machine "
+			"is ended; default 10000"},
+	{0}};
+static const struct param record_params[] = {
+	{"name", PARAM_NAME, true, AT(name), .help = "template"},
+	{"payload", PARAM_DATA, true, AT(payload), 0, RPC_MAX_PAYLOAD,
+		.help = "a request that is like those to come"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
+		.help = "how long the answer may take"},
+	{"replace", PARAM_BOOL, false, AT(replace),
+		.help = "forget earlier recordings instead of adding to them"},
+	{"path", PARAM_PATH, false, AT(path),
+		.help = "also write the set there: SNAPSHOT.ws"},
 	{0}};
 static const struct param name_params[] = {
 	{"name", PARAM_NAME, true, AT(name), .help = "template"}, {0}};
@@ -209,6 +242,10 @@ const struct method methods[] = {
 		"`{name}`",
 		"Remove a template and its file; `busy` while it has clones, "
 		"unless forced."},
+	{"template.record", template_record_method, record_params, true,
+		"`{pages, set, recordings}`",
+		"Run a request and note which pages it needs (lazy.md); the "
+		"set is used the next time the template is loaded lazily."},
 	{"clone", clone_method, clone_params, true,
 		"`{clones: [{id, us, pooled, steps: {fork, build, ack, go}}], "
 		"errors: [{index, code, message}], us}`",

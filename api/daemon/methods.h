@@ -39,7 +39,7 @@ method_fn machine_create_method, machine_input_method, machine_logs_method,
 	machine_snapshot_cancel_method;
 method_fn machine_invoke_method, invoke_method;
 method_fn template_create_method, template_list_method, template_show_method,
-	template_remove_method;
+	template_remove_method, template_record_method;
 method_fn clone_method;
 method_fn inspect_method, verify_method;
 method_fn metrics_method, events_method;

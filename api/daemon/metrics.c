@@ -24,6 +24,13 @@ static const char *const counter_names[] = {
 	[COUNT_SNAPSHOTS] = "snapshots",
 	[COUNT_SNAPSHOTS_FAILED] = "snapshots_failed",
 	[COUNT_SNAPSHOT_BYTES] = "snapshot_bytes",
+	[COUNT_PAGERS_LOST] = "pagers_lost",
+	[COUNT_PAGER_FAULTS] = "pager_faults",
+	[COUNT_PAGER_ZEROS] = "pager_faults_zero",
+	[COUNT_PAGER_DEMAND] = "pager_pages_demand",
+	[COUNT_PAGER_PREFETCHED] = "pager_pages_prefetched",
+	[COUNT_PAGER_BYTES] = "pager_bytes_read",
+	[COUNT_PAGER_FAILED] = "pager_machines_failed",
 };
 _Static_assert(ARRAY_SIZE(counter_names) == NCOUNTERS_, "one name each");
 

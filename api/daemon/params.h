@@ -26,6 +26,11 @@ enum clone_mode {
 	MODE_FRESH
 };
 
+enum fill_mode {
+	FILL_BACKGROUND,
+	FILL_NONE
+};
+
 /* Values live until the handler returns. Absent: empty name or text, fd -1 and
  * no path, NULL object, the row's default number. */
 struct args {
@@ -41,6 +46,7 @@ struct args {
 	uint64_t mode, type, codec; /* index of the choice */
 	uint64_t bind, stream, force, live, progress, track_dirty;
 	uint64_t against, level;
+	uint64_t lazy, fill, fill_rate, stall_ms, replace;
 	char machine[ID_LEN];
 };
 

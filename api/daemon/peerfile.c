@@ -1,6 +1,7 @@
 #include "api/daemon/peerfile.h"
 
 #include "core/log.h"
+#include "uffd/ws.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -215,6 +216,21 @@ int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,
 		return err_set(e, -EINVAL, "%s: not a regular file", path);
 	}
 	return fd;
+}
+
+int peerfile_set(
+	struct daemon *d, struct request *r, const struct path_arg *snapshot)
+{
+	struct path_arg set = {.fd = -1};
+	struct err e = {0};
+	char path[4096];
+
+	if (!snapshot->path.p)
+		return -1;
+	(void)snprintf(path, sizeof(path), "%.*s" WS_SUFFIX,
+		(int)snapshot->path.n, snapshot->path.p);
+	set.path = (struct text){path, strlen(path)};
+	return peerfile_read(d, r, "working set", &set, &e);
 }
 
 int peerfile_parent(struct daemon *d, const struct ucred *peer, int sock,

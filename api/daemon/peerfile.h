@@ -20,6 +20,9 @@ int peerfile_open(struct daemon *d, struct request *r, const char *key,
  * user's supplementary groups do not count then. */
 int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,
 	const char *path, struct err *e) MUST_USE;
+/* The working set beside a snapshot that was named by its path, or -1. */
+int peerfile_set(
+	struct daemon *d, struct request *r, const struct path_arg *snapshot);
 /* The directory in which path's last component is to be made; name gets that
  * component. The result is an O_PATH descriptor. */
 int peerfile_parent(struct daemon *d, const struct ucred *peer, int sock,

@@ -1,5 +1,6 @@
 #include "api/daemon/proc.h"
 
+#include "api/daemon/feed.h"
 #include "api/daemon/helper.h"
 #include "api/daemon/machine.h"
 #include "api/daemon/parents.h"
@@ -265,6 +266,9 @@ static void initiative(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 	case PROC_WRITER:
 		writer_message(d, container_of(p, struct writer, p), pk);
 		break;
+	case PROC_PAGER:
+		feed_message(d, container_of(p, struct feed, p), pk);
+		break;
 	case PROC_HELPER:
 	default:
 		break;
@@ -302,6 +306,9 @@ static void gone(struct daemon *d, struct proc *p)
 		break;
 	case PROC_WRITER:
 		writer_gone(d, container_of(p, struct writer, p), status);
+		break;
+	case PROC_PAGER:
+		feed_gone(d, container_of(p, struct feed, p), status);
 		break;
 	case PROC_HELPER:
 	default:

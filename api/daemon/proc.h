@@ -18,6 +18,7 @@ enum proc_kind {
 	PROC_ZYGOTE,
 	PROC_HELPER,
 	PROC_WRITER, /* struct writer: holds a frozen machine */
+	PROC_PAGER,  /* struct feed */
 };
 
 struct proc {

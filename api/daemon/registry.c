@@ -5,6 +5,7 @@
 #include "api/daemon/conn.h"
 #include "api/daemon/console.h"
 #include "api/daemon/events.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
 #include "api/daemon/writer.h"
@@ -32,6 +33,7 @@ struct machine_entry *machine_create_entry(
 	list_init(&m->bound);
 	list_init(&m->of_zygote);
 	list_init(&m->of_pool);
+	m->uffd = -1;
 	m->born = now_ns();
 	m->created = wall_ns();
 	list_add(&d->machines, &m->all);
@@ -62,6 +64,7 @@ static void leave(struct daemon *d, struct machine_entry *m)
 	deadline_clear(&d->deadlines, &m->late);
 	list_del(&m->bound);
 	m->owner = NULL;
+	feed_leave(d, m);
 	if (m->t)
 		template_leave(d, m);
 	list_del(&m->of_zygote);

@@ -124,6 +124,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	m.setup.role = start->role;
 	m.setup.has_overrides = 1;
 	m.setup.track_dirty = start->track_dirty;
+	m.setup.lazy = s->m->feed != NULL;
 	if (start->file >= 0)
 		fds[nfds++] = (struct ctl_fd){start->file,
 			start->cfg ? CTL_FD_KERNEL : CTL_FD_SNAPSHOT, 0};
@@ -165,6 +166,35 @@ static int send_setup(struct daemon *d, const struct start *start,
 _Static_assert(sizeof(struct machine_config) % 8 == 0,
 	"overrides follow the configuration without a gap");
 
+/* A machine whose pager could not be made ends with the pager's reason; who
+ * waits for it hears of that. */
+static void fed(struct daemon *d, struct feed *f, struct ctl_packet *p,
+	const struct err *e)
+{
+	struct err why = {0};
+
+	if (p || !f->m)
+		return;
+	why = *e;
+	machine_kill(d, f->m, &why);
+}
+
+static int start_feed(struct daemon *d, struct machine_entry *m,
+	const struct start *start, struct err *e)
+{
+	const struct feed_start s = {.m = m,
+		.o = start->paging,
+		.record = start->record,
+		.file = start->file,
+		.set = start->set,
+		.fn = fed};
+
+	if (!start->paging || !start->paging->lazy)
+		return 0;
+	m->feed = feed_start(d, &s, e);
+	return m->feed ? 0 : e->code;
+}
+
 int starter_begin(struct daemon *d, const struct start *start,
 	struct machine_entry **out, struct err *e)
 {
@@ -198,6 +228,8 @@ int starter_begin(struct daemon *d, const struct start *start,
 	r = admit_machine(d, m, e);
 	if (!r)
 		r = proc_spawn(d, &m->p, false, e);
+	if (!r)
+		r = start_feed(d, m, start, e);
 	if (!r)
 		r = send_setup(d, start, s, e);
 	if (r) {

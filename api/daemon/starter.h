@@ -6,6 +6,7 @@
 #define THAW_API_DAEMON_STARTER_H
 
 #include "api/daemon/devfiles.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/machine.h"
 
 #include <sys/socket.h>
@@ -26,13 +27,16 @@ struct start {
 	enum entry_kind kind;
 	enum ctl_role role;
 	const char *id, *name; /* name may be NULL */
-	int file;     /* borrowed: kernel or snapshot, -1: built-in guest */
-	int initrd;   /* borrowed; -1: none */
-	int listener; /* borrowed: vsock socket, or -1 */
-	struct devfiles *files;   /* borrowed; NULL: none */
-	const char *hostname;     /* NULL or "": none */
-	const struct ucred *peer; /* restore: whose rights find parents */
-	const char *path;         /* restore: of the snapshot, or NULL */
+	int file; /* borrowed: kernel or snapshot, -1: built-in guest */
+	const struct feed_opts *paging; /* restore; NULL or not lazy: eager */
+	bool record;                    /* lazy: note what is touched */
+	int set;                        /* lazy: working set, or -1 */
+	int initrd;                     /* borrowed; -1: none */
+	int listener;                   /* borrowed: vsock socket, or -1 */
+	struct devfiles *files;         /* borrowed; NULL: none */
+	const char *hostname;           /* NULL or "": none */
+	const struct ucred *peer;       /* restore: whose rights find parents */
+	const char *path;               /* restore: of the snapshot, or NULL */
 	bool track_dirty;
 	uint32_t cid;
 	struct ready ready;

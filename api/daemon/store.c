@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #define SNAPSHOT "snapshot.thaw"
+#define SET      SNAPSHOT ".ws"
 #define META     "template.json"
 #define TEMP     ".new-"
 /* template.json is small; labels came in a request of 50 KB. */
@@ -135,12 +136,17 @@ static int write_meta(int dir, const struct store_meta *meta, struct err *e)
 	json_t *labels =
 		meta->labels ? json_loads(meta->labels, 0, NULL) : NULL;
 	json_t *disks = meta->disks ? json_loads(meta->disks, 0, NULL) : NULL;
-	json_t *j = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:o*,s:o*}", "pool",
+	json_t *j = json_pack(
+		"{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o*,s:o*}", "pool",
 		(json_int_t)meta->pool, "max_clones",
 		(json_int_t)meta->max_clones, "invoke_ms",
 		(json_int_t)meta->invoke_ms, "created_ns",
 		(json_int_t)meta->created, "uid", (json_int_t)meta->uid, "gid",
-		(json_int_t)meta->gid, "labels", labels, "disks", disks);
+		(json_int_t)meta->gid, "lazy", (json_int_t)meta->paging.lazy,
+		"fill_none", (json_int_t)meta->paging.fill_none, "fill_rate",
+		(json_int_t)meta->paging.rate, "stall_ms",
+		(json_int_t)meta->paging.stall_ms, "labels", labels, "disks",
+		disks);
 	char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	AUTO_FD fd = -1;
 	int r = text ? 0 : -ENOMEM;
@@ -258,6 +264,10 @@ static int read_meta(int dir, struct store_meta *meta, struct err *e)
 	meta->max_clones = get_number(j, "max_clones");
 	meta->invoke_ms = get_number(j, "invoke_ms");
 	meta->created = get_number(j, "created_ns");
+	meta->paging.lazy = get_number(j, "lazy") != 0;
+	meta->paging.fill_none = get_number(j, "fill_none") != 0;
+	meta->paging.rate = get_number(j, "fill_rate");
+	meta->paging.stall_ms = min_u64(get_number(j, "stall_ms"), UINT32_MAX);
 	labels = json_object_get(j, "labels");
 	if (json_is_object(labels))
 		meta->labels = json_dumps(labels, JSON_COMPACT);
@@ -317,6 +327,74 @@ int store_overlay(int store, const char *name, const char *id)
 	return fd < 0 ? -errno : fd;
 }
 
+int store_open_set(int store, const char *name)
+{
+	AUTO_FD dir = openat(
+		store, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	return dir < 0 ? -1
+		       : openat(dir, SET, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+}
+
+/* Lost after a crash of the host it costs a recording and nothing else. */
+int store_put_set(int dir, int from, struct err *e)
+{
+	AUTO_FD to = openat(dir, SET TEMP,
+		O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r;
+
+	if (to < 0)
+		return err_sys(e, -errno, "creating " SET);
+	r = store_copy(from, to, e);
+	if (!r && renameat(dir, SET TEMP, dir, SET))
+		r = err_sys(e, -errno, "naming " SET);
+	if (r)
+		(void)unlinkat(dir, SET TEMP, 0);
+	return r;
+}
+
+int store_replace_set(int store, const char *name, int from, struct err *e)
+{
+	AUTO_FD dir = openat(
+		store, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	return dir < 0 ? err_sys(e, -errno, "opening %s", name)
+		       : store_put_set(dir, from, e);
+}
+
+int store_link(const struct store_new *n, int from, int to)
+{
+	char path[40];
+
+	if (ioctl(to, FICLONE, from) == 0)
+		return fsync(to) == 0;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", from);
+	if (linkat(AT_FDCWD, path, n->dir, SNAPSHOT TEMP, AT_SYMLINK_FOLLOW))
+		return 0;
+	if (!renameat(n->dir, SNAPSHOT TEMP, n->dir, SNAPSHOT))
+		return 1;
+	(void)unlinkat(n->dir, SNAPSHOT TEMP, 0);
+	return 0;
+}
+
+/* The rest of a file, where the kernel does not copy between two of them. */
+static int copy_bytes(int from, int to, off_t at, off_t end, struct err *e)
+{
+	const size_t size = MIB;
+	AUTO_FREE uint8_t *buf = malloc(size);
+	int r = buf ? 0 : -ENOMEM;
+
+	while (!r && at < end) {
+		size_t n = (size_t)min_u64(size, (uint64_t)(end - at));
+
+		r = pread_full(from, buf, n, (uint64_t)at);
+		if (!r)
+			r = pwrite_full(to, buf, n, (uint64_t)at);
+		at += (off_t)n;
+	}
+	return r ? err_sys(e, r, "copying the snapshot") : 0;
+}
+
 int store_copy(int from, int to, struct err *e)
 {
 	off_t in = 0, out = 0;
@@ -332,6 +410,15 @@ int store_copy(int from, int to, struct err *e)
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		/* Not from one kind of file system to another. */
+		if (n < 0 && (errno == EXDEV || errno == EINVAL ||
+				     errno == EOPNOTSUPP || errno == ENOSYS)) {
+			int r = copy_bytes(from, to, in, st.st_size, e);
+
+			if (r)
+				return r;
+			break;
+		}
 		if (n < 0)
 			return err_sys(e, -errno, "copying the snapshot");
 		if (n == 0)

@@ -7,7 +7,7 @@
 #ifndef THAW_API_DAEMON_STORE_H
 #define THAW_API_DAEMON_STORE_H
 
-#include "core/err.h"
+#include "api/daemon/feed.h"
 
 struct store_new {
 	int dir; /* owned, -1: none */
@@ -19,6 +19,7 @@ struct store_meta {
 	char *disks;       /* owned JSON array [{id, path}], or NULL */
 	uint64_t uid, gid; /* who made it */
 	uint64_t pool, max_clones, invoke_ms, created;
+	struct feed_opts paging;
 };
 
 /* Opens (and makes) DIR/templates and removes leftovers; the result is its
@@ -42,6 +43,15 @@ int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 	struct err *e) MUST_USE;
 /* Disk ID's frozen overlay, read-only: -ENOENT when there is none. */
 int store_overlay(int store, const char *name, const char *id);
+/* Its working set, or -1. */
+int store_open_set(int store, const char *name);
+/* Put a working set beside the snapshot; from is read to its end. */
+int store_put_set(int dir, int from, struct err *e) MUST_USE;
+int store_replace_set(
+	int store, const char *name, int from, struct err *e) MUST_USE;
+/* The new template's snapshot without copying its bytes: by shared blocks or as
+ * another name of the same file. 1: done, 0: it must be copied. */
+int store_link(const struct store_new *n, int from, int to);
 /* Copy all of a file, sharing blocks where the file system can. */
 int store_copy(int from, int to, struct err *e) MUST_USE;
 

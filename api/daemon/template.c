@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct template *template_find(struct daemon *d, const char *name)
 {
@@ -42,6 +43,7 @@ struct template *template_add(struct daemon *d, const char *name)
 	(void)snprintf(t->name, sizeof(t->name), "%s", name);
 	t->snap_fd = t->base_fd = -1;
 	devfiles_init(&t->files);
+	t->began = now_ns();
 	t->next_number = 1;
 	t->created = wall_ns();
 	list_init(&t->retired);
@@ -72,6 +74,9 @@ void template_drop(struct daemon *d, struct template *t, const struct err *why)
 		zygote_kill(d,
 			container_of(t->retired.next, struct zygote, link),
 			why);
+	/* The machines were killed with their zygotes. */
+	if (t->feed)
+		feed_end(d, t->feed);
 	strmap_del(&d->template_by_name, &t->by_name);
 	list_del(&t->all);
 	d->ntemplates--;
@@ -101,6 +106,40 @@ void template_ready(struct daemon *d, struct template *t)
 {
 	t->error[0] = 0;
 	creation_ready(d, t);
+}
+
+void template_complete(struct daemon *d, struct template *t)
+{
+	struct stat st;
+
+	if (t->base_fd >= 0 && !fstat(t->base_fd, &st))
+		t->base_bytes = (uint64_t)st.st_blocks * 512;
+	events_template(d, "template.complete", t);
+}
+
+void template_feed_lost(struct daemon *d, struct template *t, struct feed *f,
+	const struct err *why)
+{
+	struct err e = *why;
+	bool current = t->feed == f;
+
+	/* Retired ones may have clones of an older feed, or of none. */
+	if (t->z && t->z->feed == f)
+		zygote_kill(d, t->z, &e);
+	list_for_each_safe(it, &t->retired)
+	{
+		struct zygote *z = container_of(it, struct zygote, link);
+
+		if (z->feed == f)
+			zygote_kill(d, z, &e);
+	}
+	feed_end(d, f);
+	if (!current)
+		return;
+	if (t->base_fd >= 0)
+		(void)close(t->base_fd);
+	t->base_fd = -1;
+	zygote_lost(d, t, &e);
 }
 
 unsigned template_clones(const struct template *t)
@@ -141,6 +180,7 @@ static void load_one(void *arg, const char *name)
 	t->pool_target = meta.pool;
 	t->max_clones = meta.max_clones;
 	t->invoke_ms = meta.invoke_ms;
+	t->paging = meta.paging;
 	t->created = meta.created;
 	/* Its zygote will say what is missing, by name. */
 	if (template_open_disks(d, t, &meta, &e))

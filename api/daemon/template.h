@@ -8,6 +8,7 @@
 #define THAW_API_DAEMON_TEMPLATE_H
 
 #include "api/daemon/devfiles.h"
+#include "api/daemon/feed.h"
 #include "api/daemon/machine.h"
 #include "api/daemon/store.h"
 
@@ -36,9 +37,13 @@ struct template
 
 	struct devfiles files; /* its disks: images and layers; no taps */
 	int snap_fd, base_fd;  /* owned; base_fd -1 until it is known */
-	struct zygote *z;      /* current one, NULL: none yet */
-	struct list retired;   /* zygotes that only wait for their clones */
-	unsigned starts;       /* attempts to start a zygote in a row */
+	struct feed_opts paging;
+	struct feed *feed;        /* owned: its pager; NULL: none (yet) */
+	uint64_t began;           /* now_ns() when it was asked for */
+	uint32_t first_answer_us; /* since then; 0: none yet */
+	struct zygote *z;         /* current one, NULL: none yet */
+	struct list retired;      /* zygotes that only wait for their clones */
+	unsigned starts;          /* attempts to start a zygote in a row */
 	struct deadline retry;
 
 	struct list parked, wants;
@@ -71,6 +76,11 @@ char *template_disks_json(const struct config *c, const msgpack_object *disks);
  * the builder's overlays as layers. */
 int template_open_disks(struct daemon *d, struct template *t,
 	const struct store_meta *meta, struct err *e) MUST_USE;
+/* All of its base is there. */
+void template_complete(struct daemon *d, struct template *t);
+/* Its pager is dead, and so are the machines that it fed: begin again. */
+void template_feed_lost(struct daemon *d, struct template *t, struct feed *f,
+	const struct err *why);
 /* Templates of the store, in the background. */
 void templates_load(struct daemon *d);
 /* Clones that somebody was given, or that are being made for somebody. */

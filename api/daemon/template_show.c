@@ -73,10 +73,14 @@ static void pack_template(const struct template *t, msgpack_packer *p)
 		[TEMPLATE_READY] = "ready",
 		[TEMPLATE_FAILED] = "failed",
 	};
+	uint32_t n = 11;
 	char uuid[SNAP_UUID_STR];
 
+	n += t->error[0] ? 1 : 0;
+	n += t->feed ? 1 : 0;
+	n += t->first_answer_us ? 1 : 0;
 	snap_uuid_str(&t->uuid, uuid);
-	(void)msgpack_pack_map(p, t->error[0] ? 12 : 11);
+	(void)msgpack_pack_map(p, n);
 	mp_key_str(p, "name", t->name);
 	mp_key_str(p, "uuid", uuid);
 	mp_key_str(p, "state", states[t->state]);
@@ -88,6 +92,10 @@ static void pack_template(const struct template *t, msgpack_packer *p)
 	mp_key_u64(p, "created_ns", t->created);
 	pack_config(t, p);
 	pack_counters(t, p);
+	if (t->first_answer_us)
+		mp_key_u64(p, "first_answer_us", t->first_answer_us);
+	if (t->feed)
+		feed_pack(t->feed, p);
 	if (t->error[0])
 		mp_key_str(p, "error", t->error);
 }

@@ -2,6 +2,7 @@
 
 #include "api/daemon/birth.h"
 #include "api/daemon/events.h"
+#include "api/daemon/store.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -27,8 +28,7 @@ static void retry(struct daemon *d, struct deadline *dl)
 	zygote_start(d, container_of(dl, struct template, retry));
 }
 
-/* It could not be started, or it died. */
-static void lost(struct daemon *d, struct template *t, const struct err *why)
+void zygote_lost(struct daemon *d, struct template *t, const struct err *why)
 {
 	struct err e = {0};
 
@@ -98,7 +98,7 @@ void zygote_gone(struct daemon *d, struct zygote *z, int status)
 	end_clones(d, z, &e);
 	daemon_bury(d, z);
 	if (current)
-		lost(d, t, &e);
+		zygote_lost(d, t, &e);
 }
 
 /* End a retired one that has no clones left. */
@@ -171,10 +171,11 @@ static void set_up(
 		unlink_zygote(z);
 		proc_kill(d, &z->p, &why);
 		daemon_bury(d, z);
-		lost(d, t, &why);
+		zygote_lost(d, t, &why);
 		return;
 	}
-	zygote_keep_base(t, p);
+	if (!z->feed)
+		zygote_keep_base(t, p);
 	keep_config(t, p);
 	t->uuid = p->msg.setup_done.uuid;
 	t->base_bytes = p->msg.setup_done.base_bytes;
@@ -195,8 +196,11 @@ static int setup(struct daemon *d, struct zygote *z, struct err *e)
 	struct ctl_overrides o = {0};
 	unsigned nfds = 1;
 
+	if (t->feed && t->feed->state != FEED_COMPLETE)
+		z->feed = t->feed;
 	m.setup.version = CTL_VERSION;
 	m.setup.role = CTL_ROLE_ZYGOTE;
+	m.setup.lazy = z->feed != NULL;
 	m.setup.has_overrides = 1;
 	m.len = sizeof(o);
 	if (t->base_fd >= 0)
@@ -214,6 +218,68 @@ static int setup(struct daemon *d, struct zygote *z, struct err *e)
 		e);
 }
 
+static void give_up(struct daemon *d, struct zygote *z, const struct err *why)
+{
+	struct template *t = z->t;
+	struct err e = *why;
+
+	unlink_zygote(z);
+	proc_kill(d, &z->p, &e);
+	daemon_bury(d, z);
+	zygote_lost(d, t, &e);
+}
+
+/* A base that only its pager can write to. */
+static int take_lazy_base(struct template *t, struct ctl_packet *p)
+{
+	const int want = F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
+	AUTO_FD fd = ctl_take(p, CTL_FD_BASE, 0);
+	int seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & want) != want)
+		return -EBADMSG;
+	if (t->base_fd >= 0)
+		(void)close(t->base_fd);
+	t->base_fd = take_fd(&fd);
+	return 0;
+}
+
+static void fed(struct daemon *d, struct feed *f, struct ctl_packet *p,
+	const struct err *e)
+{
+	struct template *t = f->t;
+	struct err why = {.code = -EIO, .msg = "the pager gave no base"};
+
+	if (e)
+		why = *e;
+	if (!p || take_lazy_base(t, p)) {
+		feed_end(d, f);
+		if (t->z)
+			give_up(d, t->z, &why);
+		return;
+	}
+	if (t->z && setup(d, t->z, &why))
+		give_up(d, t->z, &why);
+}
+
+/* The pager first, for a lazy template; both processes start at once. */
+static int begin(struct daemon *d, struct zygote *z, struct err *e)
+{
+	struct template *t = z->t;
+	AUTO_FD set = -1;
+	struct feed_start s = {
+		.t = t, .o = &t->paging, .file = t->snap_fd, .fn = fed};
+
+	if (!t->paging.lazy || t->base_fd >= 0)
+		return setup(d, z, e);
+	if (t->feed)
+		return 0;
+	set = store_open_set(d->state_fd, t->name);
+	s.set = set;
+	t->feed = feed_start(d, &s, e);
+	return t->feed ? 0 : e->code;
+}
+
 void zygote_start(struct daemon *d, struct template *t)
 {
 	struct zygote *z = calloc(1, sizeof(*z));
@@ -223,7 +289,7 @@ void zygote_start(struct daemon *d, struct template *t)
 	t->starts++;
 	if (!z) {
 		err_set(&e, -ENOMEM, "no memory for a zygote");
-		lost(d, t, &e);
+		zygote_lost(d, t, &e);
 		return;
 	}
 	proc_init(&z->p, PROC_ZYGOTE);
@@ -233,13 +299,13 @@ void zygote_start(struct daemon *d, struct template *t)
 	t->z = z;
 	r = proc_spawn(d, &z->p, true, &e);
 	if (!r)
-		r = setup(d, z, &e);
+		r = begin(d, z, &e);
 	if (!r)
 		return;
 	unlink_zygote(z);
 	proc_kill(d, &z->p, &e);
 	daemon_bury(d, z);
-	lost(d, t, &e);
+	zygote_lost(d, t, &e);
 }
 
 static void reaped(struct daemon *d, struct zygote *z, struct ctl_packet *p)

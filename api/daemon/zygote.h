@@ -11,12 +11,15 @@ struct zygote {
 	struct list clones;   /* machine_entry.of_zygote */
 	unsigned outstanding; /* asked for, not yet hatched */
 	unsigned children;    /* forked, not yet reaped */
+	struct feed *feed;    /* borrowed: whose base it has; NULL: complete */
 	bool ready, retired;
 };
 
 /* A new one, when the template has none. Failure is handled: it is tried again
  * a few times, then the template is FAILED. */
 void zygote_start(struct daemon *d, struct template *t);
+/* It could not be started, or died: again after a while, or FAILED. */
+void zygote_lost(struct daemon *d, struct template *t, const struct err *why);
 void zygote_kill(struct daemon *d, struct zygote *z, const struct err *why);
 /* Keep the base that came with an answer, if it is sealed. */
 void zygote_keep_base(struct template *t, struct ctl_packet *p);

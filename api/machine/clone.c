@@ -87,8 +87,10 @@ static int build(struct worker *w, struct ctl_packet *p,
 	struct ctl_overrides *o, struct err *e)
 {
 	int listener = ctl_take(p, CTL_FD_LISTENER, 0);
-	int r = attach_devices(&w->m, p, o, e);
+	int r = worker_arm(w, e);
 
+	if (!r)
+		r = attach_devices(&w->m, p, o, e);
 	if (!r)
 		r = attach_new_macs(&w->m, o, e);
 	if (!r)

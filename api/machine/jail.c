@@ -27,6 +27,7 @@
 /* PAGEMAP_SCAN of linux/fs.h; its struct has 12 numbers of 64 bits. It can be
  * asked of a page map only, and a machine gets none but its own. */
 #define PAGEMAP_SCAN_IOCTL _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, 96)
+#define UFFD_IOCTL_TYPE    0xaa00 /* USERFAULTFD_IOC, likewise */
 
 /* What every thread of a machine needs: guest exits, locks, its own end. */
 static const int common_calls[] = {
@@ -74,6 +75,23 @@ static const int zygote_calls[] = {
 	SCMP_SYS(set_tid_address),
 };
 
+/* Memory that comes from a pager: the machine's side of it. */
+static const int uffd_calls[] = {
+	SCMP_SYS(userfaultfd),
+};
+
+/* A pager: its reads, and the priority of its background. */
+static const int pager_calls[] = {
+	SCMP_SYS(preadv2),
+	SCMP_SYS(io_uring_enter),
+	SCMP_SYS(setpriority),
+};
+/* The same until its rings are there, and restricted. */
+static const int ring_calls[] = {
+	SCMP_SYS(io_uring_setup),
+	SCMP_SYS(io_uring_register),
+};
+
 int jail_tie(pid_t parent, struct err *e)
 {
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
@@ -117,7 +135,50 @@ static int export_program(scmp_filter_ctx ctx, struct jail_program *p)
 /* Of a network device: what its guest can take. */
 static const scmp_datum_t tap_ioctls[] = {TUNSETOFFLOAD, TUNSETVNETHDRSZ};
 
-static int compile(struct jail_program *p, bool loop, bool zygote)
+static int allow_ioctl(scmp_filter_ctx ctx, scmp_datum_t type)
+{
+	return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+		SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, type));
+}
+
+static int rules_loop(scmp_filter_ctx ctx, enum jail_kind kind)
+{
+	int r = allow(ctx, loop_calls, ARRAY_SIZE(loop_calls));
+
+	if (!r)
+		r = allow_ioctl(ctx, UFFD_IOCTL_TYPE);
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX,
+				PAGEMAP_SCAN_IOCTL));
+	for (size_t i = 0; !r && i < ARRAY_SIZE(tap_ioctls); i++)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+			SCMP_A1(SCMP_CMP_EQ, tap_ioctls[i]));
+	if (!r)
+		r = allow(ctx, uffd_calls, ARRAY_SIZE(uffd_calls));
+	if (!r && kind == JAIL_ZYGOTE)
+		r = allow(ctx, zygote_calls, ARRAY_SIZE(zygote_calls));
+	if (!r && kind == JAIL_PAGER)
+		r = allow(ctx, pager_calls, ARRAY_SIZE(pager_calls));
+	return r;
+}
+
+/* first: of the process; else what it narrows down to, on a vCPU thread or in a
+ * pager that is set up. */
+static int rules(scmp_filter_ctx ctx, enum jail_kind kind, bool first)
+{
+	int r = allow(ctx, common_calls, ARRAY_SIZE(common_calls));
+
+	if (!r && kind != JAIL_PAGER)
+		r = allow_ioctl(ctx, KVM_IOCTL_TYPE);
+	if (!r && (first || kind == JAIL_PAGER))
+		r = rules_loop(ctx, kind);
+	if (!r && first && kind == JAIL_PAGER)
+		r = allow(ctx, ring_calls, ARRAY_SIZE(ring_calls));
+	return r;
+}
+
+static int compile(struct jail_program *p, enum jail_kind kind, bool first)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int r;
@@ -127,37 +188,23 @@ static int compile(struct jail_program *p, bool loop, bool zygote)
 	/* A search tree instead of a list: shorter way for each call. */
 	r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2);
 	if (!r)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, KVM_IOCTL_TYPE));
-	if (!r && loop)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX,
-				PAGEMAP_SCAN_IOCTL));
-	for (size_t i = 0; !r && loop && i < ARRAY_SIZE(tap_ioctls); i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_EQ, tap_ioctls[i]));
-	if (!r)
-		r = allow(ctx, common_calls, ARRAY_SIZE(common_calls));
-	if (!r && loop)
-		r = allow(ctx, loop_calls, ARRAY_SIZE(loop_calls));
-	if (!r && zygote)
-		r = allow(ctx, zygote_calls, ARRAY_SIZE(zygote_calls));
+		r = rules(ctx, kind, first);
 	if (!r)
 		r = export_program(ctx, p);
 	seccomp_release(ctx);
 	return r;
 }
 
-int jail_prepare(struct jail *j, bool zygote, struct err *e)
+int jail_prepare(struct jail *j, enum jail_kind kind, struct err *e)
 {
 	int r;
 
 	*j = (struct jail){0};
 	if (!JAIL_FILTERS)
 		return 0;
-	r = compile(&j->main, true, zygote);
+	r = compile(&j->main, kind, true);
 	if (!r)
-		r = compile(&j->vcpu, false, false);
+		r = compile(&j->vcpu, kind, false);
 	if (r) {
 		jail_fini(j);
 		return err_sys(e, r, "compiling the seccomp filters");
@@ -215,6 +262,11 @@ int jail_rings(struct err *e)
 }
 
 int jail_vcpu(const struct jail *j)
+{
+	return install(&j->vcpu);
+}
+
+int jail_pager(const struct jail *j)
 {
 	return install(&j->vcpu);
 }

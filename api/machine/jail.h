@@ -6,6 +6,8 @@
  *                 a zygote does this once for all of its clones
  *   jail_main     no-new-privs and the process's filter; inherited by fork()
  *                 and by threads, so a clone gets it for nothing
+ *   jail_pager    after a pager has opened what it needs: it makes no more
+ *                 rings; its threads inherit that
  *   jail_vcpu     the narrower filter of a vCPU thread, on the thread itself,
  *                 before its first KVM_RUN
  *
@@ -34,10 +36,16 @@ struct jail {
 
 /* parent: the pid that must still be the parent, 0 not to check. */
 int jail_tie(pid_t parent, struct err *e) MUST_USE;
-/* zygote: allow fork, waiting for children and what a clone's start needs. */
-int jail_prepare(struct jail *j, bool zygote, struct err *e) MUST_USE;
+/* What the process is, and so what it needs beyond any machine's calls. */
+enum jail_kind {
+	JAIL_MACHINE,
+	JAIL_ZYGOTE, /* fork, waiting for children, a clone's start */
+	JAIL_PAGER,  /* io_uring; no KVM */
+};
+int jail_prepare(struct jail *j, enum jail_kind kind, struct err *e) MUST_USE;
 void jail_fini(struct jail *j);
 int jail_main(const struct jail *j, struct err *e) MUST_USE;
+int jail_pager(const struct jail *j) MUST_USE;
 int jail_vcpu(const struct jail *j) MUST_USE;
 int jail_rings(struct err *e) MUST_USE;
 

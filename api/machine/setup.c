@@ -7,6 +7,7 @@
 #include "core/kvm.h"
 #include "core/net.h"
 #include "core/vsock.h"
+#include "snapshot/source.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,7 +21,11 @@
  *
  *   machine, builder   configuration in the message, kernel as a descriptor
  *   restore, zygote    a snapshot file; a zygote's memory is a sealed base
+ *   pager              the same file, for those of the two that are lazy
  */
+
+/* Long ones, of which MEM_MAX_HOLES will be used. */
+#define MAX_ZERO_RUNS 1024
 
 struct setup {
 	struct worker *w;
@@ -29,6 +34,7 @@ struct setup {
 	struct ctl_overrides overrides;
 	struct ctl_setup_done done;
 	bool made_base; /* not given: it goes back with the answer */
+	struct pager_proc *pager;
 };
 
 static int need_fd(
@@ -150,6 +156,33 @@ static int load_state(struct setup *s, struct snap *snap, struct err *e)
 	return snap_load_state(snap, &s->w->m, e);
 }
 
+/* Memory that its pager fills; base -1: for this machine alone. */
+static int lazy_memory(
+	struct setup *s, const struct snap *snap, int base, struct err *e)
+{
+	struct mem_range zero[MAX_ZERO_RUNS];
+	struct mem *mem = &s->w->m.mem;
+	int r = mem_create(mem, s->cfg.memory, MEM_LAZY, base, e);
+
+	if (r)
+		return r;
+	return mem_lazy_zero(
+		mem, zero, snap_zero_runs(snap, zero, ARRAY_SIZE(zero)), e);
+}
+
+static int private_memory(struct setup *s, struct snap *snap, struct err *e)
+{
+	struct worker *w = s->w;
+	int r;
+
+	if (s->p->msg.setup.lazy) {
+		r = lazy_memory(s, snap, -1, e);
+		return r ? r : worker_arm(w, e);
+	}
+	r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
+	return r ? r : snap_load_memory(snap, &w->m.mem, e);
+}
+
 static int restore(struct setup *s, struct err *e)
 {
 	struct worker *w = s->w;
@@ -167,9 +200,7 @@ static int restore(struct setup *s, struct err *e)
 	s->done.depth = c.n - 1;
 	r = load_state(s, c.s[0], e);
 	if (!r)
-		r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
-	if (!r)
-		r = snap_load_memory(c.s[0], &w->m.mem, e);
+		r = private_memory(s, c.s[0], e);
 	if (!r)
 		r = note_origin(w, c.s[0], e);
 	chain_close(&c);
@@ -251,14 +282,28 @@ static int zygote(struct setup *s, int *base, struct err *e)
 		*base = get_base(s, snap, e);
 		r = *base < 0 ? *base : 0;
 	}
-	snap_close(snap);
 	if (!r)
 		r = attach_devices(&w->m, s->p, &s->overrides, e);
 	if (!r)
 		r = attach_clone_disks(&w->m, e);
-	if (!r)
+	if (!r && s->p->msg.setup.lazy)
+		r = lazy_memory(s, snap, *base, e);
+	else if (!r)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_CLONE, *base, e);
+	snap_close(snap);
 	return r ? r : machine_prepare(&w->m, w->kvm.fd, e);
+}
+
+/* The base that it fills is for the daemon, as a finished one would be. */
+static int pager(struct setup *s, int *base, struct err *e)
+{
+	int r = pager_setup(s->w, s->p, &s->pager, e);
+
+	if (r || s->p->msg.setup.pager.direct)
+		return r;
+	*base = pager_take_base(s->pager);
+	s->made_base = *base >= 0;
+	return *base < 0 ? err_sys(e, *base, "the base") : 0;
 }
 
 /* Before the first look at a kernel or a snapshot, which may be anybody's, and
@@ -266,8 +311,14 @@ static int zygote(struct setup *s, int *base, struct err *e)
  * filter unless we are root. */
 static int lock_in(struct worker *w, struct err *e)
 {
-	int r = jail_prepare(&w->jail, w->role == CTL_ROLE_ZYGOTE, e);
+	enum jail_kind kind = JAIL_MACHINE;
+	int r;
 
+	if (w->role == CTL_ROLE_ZYGOTE)
+		kind = JAIL_ZYGOTE;
+	if (w->role == CTL_ROLE_PAGER)
+		kind = JAIL_PAGER;
+	r = jail_prepare(&w->jail, kind, e);
 	return r ? r : jail_main(&w->jail, e);
 }
 
@@ -285,9 +336,12 @@ static int become(struct setup *s, int *base, struct err *e)
 	/* No device is the host's lack: "not found" and "denied" would speak of
 	 * what the client named. */
 	if (q->role != CTL_ROLE_INSPECT && q->role != CTL_ROLE_FLATTEN &&
-		kvm_open("/dev/kvm", &w->kvm, e))
+		q->role != CTL_ROLE_PAGER && kvm_open("/dev/kvm", &w->kvm, e))
 		return e->code = -EOPNOTSUPP;
-	r = lock_in(w, e);
+	r = q->lazy || w->role == CTL_ROLE_PAGER ? uffd_host_open(&w->uffd, e)
+						 : 0;
+	if (!r)
+		r = lock_in(w, e);
 	if (r)
 		return r;
 	switch (w->role) {
@@ -299,6 +353,8 @@ static int become(struct setup *s, int *base, struct err *e)
 		return restore(s, e);
 	case CTL_ROLE_ZYGOTE:
 		return zygote(s, base, e);
+	case CTL_ROLE_PAGER:
+		return pager(s, base, e);
 	case CTL_ROLE_INSPECT:
 		return 0;
 	case CTL_ROLE_FLATTEN:
@@ -349,9 +405,13 @@ static int first_message(struct worker *w, struct ctl_packet *p)
 	return r;
 }
 
-static int serve(struct worker *w)
+static int serve(struct setup *s)
 {
+	struct worker *w = s->w;
+
 	switch (w->role) {
+	case CTL_ROLE_PAGER:
+		return pager_run(s->pager);
 	case CTL_ROLE_INSPECT:
 		return offline_run(w);
 	case CTL_ROLE_ZYGOTE:
@@ -389,8 +449,8 @@ int setup_run(int ctl)
 	ctl_packet_free(&p);
 	if (base >= 0)
 		(void)close(base);
-	if (!w->done)
-		code = serve(w);
+	if (!w->done || s.pager)
+		code = serve(&s);
 out:
 	worker_fini(w);
 	free(w);

@@ -24,6 +24,7 @@ void worker_init(struct worker *w, int ctl)
 	memset(w, 0, sizeof(*w));
 	w->ctl = ctl;
 	w->kvm.fd = -1;
+	w->uffd.dev = -1;
 	w->con.event = -1;
 	w->loop.epfd = -1;
 	w->born = now_ns();
@@ -39,6 +40,7 @@ void worker_fini(struct worker *w)
 	loop_fini(&w->loop);
 	jail_fini(&w->jail);
 	kvm_close(&w->kvm);
+	uffd_host_close(&w->uffd);
 	if (w->ctl >= 0)
 		(void)close(w->ctl);
 	free(w->buf);
@@ -115,6 +117,23 @@ int worker_new_identity(
 	}
 	id->wall_ns = wall_ns();
 	return machine_set_identity(&w->m, id, e);
+}
+
+int worker_arm(struct worker *w, struct err *e)
+{
+	struct ctl_msg m = {.type = CTL_UFFD};
+	int r;
+
+	if (w->m.mem.backing != MEM_LAZY)
+		return 0;
+	r = uffd_arm(&w->uffd, &w->m.mem, e);
+	uffd_host_close(&w->uffd);
+	if (r || w->m.mem.uffd < 0)
+		return r;
+	m.uffd.addr = (uintptr_t)w->m.mem.map;
+	r = worker_send(w, &m, NULL,
+		&(struct ctl_fd){w->m.mem.uffd, CTL_FD_UFFD, 0}, 1);
+	return r ? err_sys(e, r, "handing the memory to its pager") : 0;
 }
 
 /* A guest connects to a host port: a machine opens nothing, so the daemon

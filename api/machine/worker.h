@@ -15,6 +15,7 @@
 #include "api/machine/jail.h"
 #include "core/agent.h"
 #include "core/kvm.h"
+#include "uffd/uffd.h"
 
 #define WORKER_MAX_INVOKES 64
 #define WORKER_READY_TEXT  256
@@ -52,7 +53,8 @@ struct worker {
 	bool have_machine;
 	struct agent *agent; /* owned; NULL without vsock */
 	struct jail jail;
-	struct kvm_host kvm; /* open until the VM exists */
+	struct kvm_host kvm;   /* open until the VM exists */
+	struct uffd_host uffd; /* open until lazy memory is registered */
 
 	struct console con;
 
@@ -87,6 +89,9 @@ int worker_run(struct worker *w);
  */
 int worker_new_identity(struct worker *w, const struct ctl_overrides *o,
 	struct err *e) MUST_USE;
+/* Lazy memory: register it and have the daemon tell the pager; before anything
+ * touches it. Other memory: nothing. */
+int worker_arm(struct worker *w, struct err *e) MUST_USE;
 /* Create the VM; devices, agent, console and the thread filter in place. */
 int worker_realize(struct worker *w, struct err *e) MUST_USE;
 
@@ -129,6 +134,13 @@ int setup_run(int ctl);
 /* zygote.c: serve CTL_CLONE until the daemon is gone. In a clone it returns
  * after worker_run() with that exit code. */
 int zygote_run(struct worker *w);
+/* pager.c: make the pager that the message asks for; then its life. */
+struct pager_proc;
+int pager_setup(struct worker *w, struct ctl_packet *p, struct pager_proc **out,
+	struct err *e) MUST_USE;
+/* A descriptor of the base, the caller's. */
+int pager_take_base(const struct pager_proc *pp) MUST_USE;
+int pager_run(struct pager_proc *pp);
 /* clone.c: in the child, right after fork; p is the CTL_CLONE message, whose
  * descriptors are the child's own copies. */
 int clone_run(struct worker *w, struct ctl_packet *p, uint64_t number);

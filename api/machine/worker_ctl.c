@@ -217,6 +217,14 @@ static int do_dialed(struct worker *w, struct ctl_packet *p, struct err *e)
 	return 0;
 }
 
+static int do_paged(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	(void)p;
+	(void)e;
+	w->m.mem.complete = true;
+	return 0;
+}
+
 static int do_stop(struct worker *w, struct ctl_packet *p, struct err *e)
 {
 	(void)e;
@@ -277,6 +285,16 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 	case CTL_DIALED:
 		r = do_dialed(w, p, &e);
 		break;
+	case CTL_PAGED:
+		r = do_paged(w, p, &e);
+		break;
+	case CTL_ATTACH:
+	case CTL_DETACH:
+	case CTL_ALIVE:
+	case CTL_FILL:
+	case CTL_RECORDED:
+	case CTL_UFFD:
+	case CTL_PAGER:
 	case CTL_SETUP:
 	case CTL_CLONE:
 	case CTL_INSPECT:

@@ -58,6 +58,12 @@ int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 
 	if (sock < 0)
 		return err_set(e, -EINVAL, "snapshot without a socket");
+	/* A fork is not registered: what is missing would be zeros in it. */
+	if (!mem_is_complete(&w->m.mem))
+		return err_set(e, -EBUSY,
+			"the machine's memory is still being brought in: it "
+			"can be snapshotted when machine.show or template.show "
+			"says that its pager is complete");
 	r = choose(w, &q, e);
 	if (!r)
 		r = freeze_fork(&w->m, &f, e);

@@ -23,7 +23,7 @@ int fn_number(struct fn_ctx *ctx, const struct fn_input *in, uint64_t max,
 /* fn_text.c */
 fn_builtin fn_sha256, fn_wordcount, fn_sort;
 /* fn_load.c: time and memory */
-fn_builtin fn_spin, fn_touch, fn_zero, fn_sleep;
+fn_builtin fn_spin, fn_touch, fn_zero, fn_check, fn_sleep;
 /* fn_end.c */
 fn_builtin fn_crash, fn_poweroff, fn_reboot;
 /* fn_net.c */

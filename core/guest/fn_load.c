@@ -60,6 +60,28 @@ int fn_touch(struct fn_ctx *ctx, const struct fn_input *in)
 	return r ? r : fn_write_str(ctx, " MiB");
 }
 
+/* Is what an earlier "touch" of at least as much left there? Below the device
+ * hole that is the first piece, whose words do not depend on how much it was.
+ */
+COLD int fn_check(struct fn_ctx *ctx, const struct fn_input *in)
+{
+	const uint64_t *p;
+	uint64_t n;
+	int r = fn_number(ctx, in, MAX_MEGABYTE, &n);
+
+	if (r)
+		return r;
+	p = n * MIB <= fn_room() ? fn_alloc(n * MIB) : NULL;
+	if (!p)
+		return fn_fail(ctx, FN_EXHAUSTED, "out of memory");
+	for (uint64_t i = 0; i < n * MIB / 8; i++)
+		if (p[i] != (2 * i + 1) * 0x9e3779b97f4a7c15ULL)
+			return fn_fail(ctx, FN_INVALID, "memory is wrong");
+	r = fn_write_str(ctx, "right ");
+	r = r ? r : fn_write_dec(ctx, n);
+	return r ? r : fn_write_str(ctx, " MiB");
+}
+
 int fn_zero(struct fn_ctx *ctx, const struct fn_input *in)
 {
 	uint64_t n;

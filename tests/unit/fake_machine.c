@@ -241,6 +241,14 @@ static void message(struct fake *f, struct ctl_packet *p)
 	case CTL_HATCHED:
 	case CTL_ENDED:
 	case CTL_CONSOLE:
+	case CTL_ATTACH:
+	case CTL_DETACH:
+	case CTL_ALIVE:
+	case CTL_FILL:
+	case CTL_RECORDED:
+	case CTL_PAGED:
+	case CTL_UFFD:
+	case CTL_PAGER:
 	case CTL_DIAL:
 	default:
 		refuse(f, &p->msg, "the fake machine cannot");

@@ -1,0 +1,265 @@
+#include "api/machine/worker.h"
+
+#include "core/log.h"
+#include "snapshot/source.h"
+#include "uffd/pager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+
+/*
+ * The pager role: a process that parses one snapshot and brings its pages to
+ * the machines that the daemon tells it of. The pages are loaded by the threads
+ * of uffd/pager.h; this thread only passes messages.
+ *
+ * Failures are told to the daemon, which kills the machines; nothing is woken,
+ * and nothing is closed, before that.
+ */
+struct pager_proc {
+	struct worker *w;
+	int file, stats; /* owned */
+	struct snap *snap;
+	struct psrc *src; /* owned */
+	struct pager *p;  /* owned */
+	uint8_t digest[16];
+};
+
+static void pager_free(struct pager_proc *pp)
+{
+	pager_destroy(pp->p);
+	if (pp->src)
+		pp->src->ops->close(pp->src);
+	snap_close(pp->snap);
+	if (pp->file >= 0)
+		(void)close(pp->file);
+	if (pp->stats >= 0)
+		(void)close(pp->stats);
+	free(pp);
+}
+
+static const uint8_t *uuid_of(const struct pager_proc *pp)
+{
+	return snap_get_uuid(pp->snap)->b;
+}
+
+/* A hint: one that is no good costs time, and nothing else. */
+static void use_set(struct pager_proc *pp, int fd)
+{
+	struct err e = {0};
+	struct ws set;
+
+	if (fd < 0)
+		return;
+	if (ws_read(fd, &set, &e)) {
+		log_warning("%s; it is not used", e.msg);
+		return;
+	}
+	if (ws_check(&set, uuid_of(pp), pp->digest,
+		    pp->src->size / PAGE_SIZE_4K, &e) ||
+		pager_use_set(pp->p, &set, &e))
+		log_warning("%s; it is not used", e.msg);
+	ws_fini(&set);
+}
+
+static int open_snapshot(
+	struct pager_proc *pp, struct ctl_packet *p, struct err *e)
+{
+	int r;
+
+	pp->file = ctl_take(p, CTL_FD_SNAPSHOT, 0);
+	pp->stats = ctl_take(p, CTL_FD_STATS, 0);
+	if (pp->file < 0)
+		return err_set(e, -EINVAL, "setup without a snapshot");
+	r = snap_open(pp->file, &pp->snap, e);
+	if (!r)
+		r = snap_source(pp->snap, &pp->src, e);
+	if (r)
+		return r;
+	r = snap_digest(pp->snap, pp->digest);
+	return r ? err_sys(e, r, "digest of the snapshot") : 0;
+}
+
+int pager_setup(struct worker *w, struct ctl_packet *p, struct pager_proc **out,
+	struct err *e)
+{
+	const struct ctl_pager_opts *q = &p->msg.setup.pager;
+	struct pager_proc *pp = calloc(1, sizeof(*pp));
+	struct pager_opts o = {0};
+	int r;
+
+	if (!pp)
+		return err_set(e, -ENOMEM, "no memory for a pager");
+	pp->w = w;
+	pp->file = pp->stats = -1;
+	r = open_snapshot(pp, p, e);
+	if (!r) {
+		o = (struct pager_opts){
+			.src = pp->src,
+			.host = &w->uffd,
+			.direct = q->direct,
+			.record = q->record,
+			.fill = q->fill,
+			.stall_ms = q->stall_ms,
+			.rate = q->rate,
+			.stats_fd = pp->stats,
+		};
+		r = pager_create(&o, &pp->p, e);
+	}
+	uffd_host_close(&w->uffd);
+	/* From here on: no more rings, and threads that inherit that. */
+	if (!r) {
+		r = jail_pager(&w->jail);
+		if (r)
+			err_sys(e, r, "narrowing the pager's filter");
+	}
+	if (!r) {
+		use_set(pp, ctl_fd(p, CTL_FD_SET, 0));
+		r = pager_start(pp->p, e);
+	}
+	if (r) {
+		pager_free(pp);
+		return r;
+	}
+	*out = pp;
+	return 0;
+}
+
+int pager_take_base(const struct pager_proc *pp)
+{
+	int fd = fcntl(pager_base(pp->p), F_DUPFD_CLOEXEC, 0);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* ---- its life ---- */
+
+static int merge_set(struct ws *set, int fd, struct err *e)
+{
+	struct ws old;
+	int r = ws_read(fd, &old, e);
+
+	if (r)
+		return r;
+	r = ws_merge(set, &old, e);
+	ws_fini(&old);
+	return r;
+}
+
+static int recorded(struct pager_proc *pp, struct ctl_packet *p, struct err *e)
+{
+	int out = ctl_fd(p, CTL_FD_OUTPUT, 0), old = ctl_fd(p, CTL_FD_SET, 0);
+	struct ctl_msg m = {0};
+	struct ws set;
+	int r;
+
+	if (out < 0)
+		return err_set(e, -EINVAL, "recording without a file");
+	r = ws_init(
+		&set, pp->src->size / PAGE_SIZE_4K, uuid_of(pp), pp->digest, e);
+	if (r)
+		return r;
+	set.recordings = 1;
+	pager_recorded(pp->p, &set);
+	m.recorded.pages = set.set;
+	if (old >= 0)
+		r = merge_set(&set, old, e);
+	if (!r)
+		r = ws_write(out, &set, e);
+	m.recorded.set = set.set;
+	m.recorded.recordings = set.recordings;
+	ws_fini(&set);
+	if (!r)
+		worker_reply(pp->w, &p->msg, &m, NULL, NULL, 0);
+	return r;
+}
+
+static void tell(struct pager_proc *pp, const struct pager_event *ev)
+{
+	struct ctl_msg m = {.type = CTL_PAGER};
+
+	m.paged.type = ev->type;
+	m.paged.id = ev->id;
+	m.paged.code = ev->e.code;
+	m.len = (uint32_t)strlen(ev->e.msg);
+	if (worker_send(pp->w, &m, ev->e.msg, NULL, 0))
+		pp->w->done = true;
+}
+
+static int attach(struct pager_proc *pp, struct ctl_packet *p, struct err *e)
+{
+	const struct ctl_uffd *u = &p->msg.uffd;
+	int fd = ctl_take(p, CTL_FD_UFFD, 0);
+	struct pager_event ev = {.type = PAGER_FAILED, .id = u->id};
+
+	if (fd < 0)
+		return err_set(e, -EINVAL, "a machine without a userfaultfd");
+	if (pager_attach(pp->p, u->id, fd, u->addr,
+		    (uint32_t)(u->id % PAGER_STATS_NSLOTS), &ev.e))
+		tell(pp, &ev);
+	return 0;
+}
+
+static void message(struct pager_proc *pp, struct ctl_packet *p)
+{
+	struct ctl_msg ok = {0};
+	struct err e = {0};
+	int r = 0;
+
+	switch (p->msg.type) {
+	case CTL_ATTACH:
+		r = attach(pp, p, &e);
+		break;
+	case CTL_DETACH:
+		pager_detach(pp->p, p->msg.uffd.id);
+		break;
+	case CTL_FILL:
+		pager_fill(pp->p);
+		break;
+	case CTL_RECORDED:
+		r = recorded(pp, p, &e);
+		break;
+	case CTL_ALIVE:
+		worker_reply(pp->w, &p->msg, &ok, NULL, NULL, 0);
+		break;
+	case CTL_STOP:
+		worker_reply(pp->w, &p->msg, &ok, NULL, NULL, 0);
+		pp->w->done = true;
+		break;
+	default:
+		r = err_set(&e, -EINVAL,
+			"control message %u is not for a pager", p->msg.type);
+	}
+	if (r && p->msg.req)
+		worker_reply_error(pp->w, &p->msg, &e);
+}
+
+int pager_run(struct pager_proc *pp)
+{
+	struct worker *w = pp->w;
+	struct pollfd pfd[2] = {{.fd = w->ctl, .events = POLLIN},
+		{.fd = pager_event_fd(pp->p), .events = POLLIN}};
+	struct pager_event ev;
+	struct ctl_packet p;
+	int r = 0;
+
+	while (!w->done && r >= 0) {
+		if (poll(pfd, 2, -1) < 0 && errno != EINTR)
+			break;
+		while (pager_next_event(pp->p, &ev))
+			tell(pp, &ev);
+		r = ctl_recv(w->ctl, &p, w->buf);
+		if (r == 1) {
+			message(pp, &p);
+			ctl_packet_free(&p);
+		} else if (r == -EAGAIN) {
+			r = 0;
+		} else {
+			r = -EPIPE;
+		}
+	}
+	/* Its machines are dead or need it no more: the daemon saw to that. */
+	pager_free(pp);
+	return 0;
+}

@@ -1,0 +1,235 @@
+/* The pager where something goes wrong: sources that lie, stall, break or make
+ * no sense, memory that is thrown away or moved. */
+#include "tests/unit/pager_rig.h"
+#include "tests/unit/test.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static void one_machine_ends(enum fake_fault fault, bool files, int code)
+{
+	struct toucher t = {.page = 33};
+	struct pager_event ev;
+	struct pager_rig r;
+	struct mem a, b;
+
+	pager_rig_init(&r);
+	r.o.stall_ms = 300;
+	r.src.files = files;
+	pager_rig_start(&r);
+	fake_source_fault(&r.src, fault, 2);
+	fed_machine(&r, &a, 1);
+	fed_machine(&r, &b, 2);
+	t.m = &a;
+	touch_start(&t);
+	pager_wait(&r, PAGER_FAILED, &ev);
+	assert_int_equal(ev.id, 1);
+	assert_int_equal(ev.e.code, code);
+	assert_true(strlen(ev.e.msg) > 10);
+	/* The other one, and every other page, are not concerned. */
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n / PSRC_PAGES != 2)
+			assert_true(page_right(&b, n));
+	pager_detach(r.p, 1);
+	if (code != -EBADMSG) {
+		/* It works again: then it works again. */
+		fake_source_fault(&r.src, FAKE_FINE, 2);
+		assert_true(page_right(&b, 33));
+	}
+	/* This very thing puts zeros into the base, when it is done to a
+	 * machine that is not dead: so it comes last. */
+	bury(&t, &a);
+	if (code == -EBADMSG) {
+		/* Whoever needs the same bytes ends the same way. */
+		struct toucher u = {.page = 34, .m = &b};
+
+		touch_start(&u);
+		pager_wait(&r, PAGER_FAILED, &ev);
+		assert_int_equal(ev.id, 2);
+		pager_detach(r.p, 2);
+		bury(&u, &b);
+	}
+	mem_destroy(&a);
+	mem_destroy(&b);
+	pager_rig_fini(&r);
+}
+
+static void test_lie(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_LIE, false, -EBADMSG);
+}
+
+static void test_lie_in_file(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_LIE, true, -EBADMSG);
+}
+
+static void test_broken(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_BROKEN, false, -EIO);
+}
+
+static void test_stall(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_STALL, false, -ETIMEDOUT);
+}
+
+static void test_nonsense(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_NONSENSE, false, -EBADMSG);
+}
+
+static void test_map_lie(void **state)
+{
+	(void)state;
+	one_machine_ends(FAKE_MAP_LIE, false, -EBADMSG);
+}
+
+/* Slow is not stalled. */
+static void test_slow(void **state)
+{
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	pager_rig_start(&r);
+	fake_source_fault(&r.src, FAKE_SLOW, UINT64_MAX);
+	fed_machine(&r, &m, 1);
+	all_right(&m);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+/* The background finds damage: nobody ends, nothing is sealed. */
+static void test_fill_damaged(void **state)
+{
+	struct pager_event ev;
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	r.o.fill = true;
+	pager_rig_start(&r);
+	fake_source_fault(&r.src, FAKE_LIE, 5);
+	fed_machine(&r, &m, 1);
+	pager_fill(r.p);
+	pager_wait(&r, PAGER_DAMAGED, &ev);
+	assert_int_equal(ev.e.code, -EBADMSG);
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n / PSRC_PAGES != 5)
+			assert_true(page_right(&m, n));
+	assert_false(mem_is_complete(&m));
+	assert_int_equal(stats_of(&r).failed, 0);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+/* A source that hangs in the background holds up no fault. */
+static void test_fill_stalls(void **state)
+{
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	r.o.fill = true;
+	pager_rig_start(&r);
+	fake_source_fault(&r.src, FAKE_STALL, 3);
+	fed_machine(&r, &m, 1);
+	pager_fill(r.p);
+	for (uint64_t n = 0; n < PAGES; n++)
+		if (n / PSRC_PAGES != 3)
+			assert_true(page_right(&m, n));
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+/* Memory thrown away while it is brought in: zeros, never the file's bytes. */
+static void test_remove(void **state)
+{
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	r.o.direct = true;
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	assert_true(page_right(&m, 1));
+	assert_int_equal(madvise(m.map, 8 * PAGE_SIZE_4K, MADV_DONTNEED), 0);
+	for (uint64_t n = 0; n < 8; n++)
+		assert_int_equal(m.map[n * PAGE_SIZE_4K + 8], 0);
+	for (uint64_t n = 8; n < PAGES; n++)
+		assert_true(page_right(&m, n));
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+/* In a clone the template's bytes come back. */
+static void test_remove_shared(void **state)
+{
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	memset(m.map, 7, 16 * PAGE_SIZE_4K);
+	assert_int_equal(madvise(m.map, 16 * PAGE_SIZE_4K, MADV_DONTNEED), 0);
+	all_right(&m);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+static void test_moved(void **state)
+{
+	struct pager_event ev;
+	struct pager_rig r;
+	struct mem m;
+	void *to;
+
+	(void)state;
+	pager_rig_init(&r);
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	to = mremap(
+		m.map + MIB, MIB, MIB, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	if (to ==
+		MAP_FAILED) /* a kernel that does so only to anonymous memory */
+		to = mremap(m.map + MIB, MIB, 2 * MIB, MREMAP_MAYMOVE);
+	assert_true(to != MAP_FAILED);
+	pager_wait(&r, PAGER_FAILED, &ev);
+	assert_non_null(strstr(ev.e.msg, "moved"));
+	(void)munmap(to, 2 * MIB);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lie),
+		cmocka_unit_test(test_lie_in_file),
+		cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_stall),
+		cmocka_unit_test(test_nonsense),
+		cmocka_unit_test(test_map_lie),
+		cmocka_unit_test(test_slow),
+		cmocka_unit_test(test_fill_damaged),
+		cmocka_unit_test(test_fill_stalls),
+		cmocka_unit_test(test_remove),
+		cmocka_unit_test(test_remove_shared),
+		cmocka_unit_test(test_moved),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,314 @@
+#include "uffd/engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct job *job_take_locked(struct pager *p, enum lane lane)
+{
+	struct job **list =
+		lane == LANE_DEMAND ? &p->free_demand : &p->free_run;
+	struct job *j = *list;
+
+	if (!j)
+		return NULL;
+	*list = j->next;
+	j->next = NULL;
+	j->lane = lane;
+	j->busy = true;
+	j->mapped = false;
+	j->nread = 0;
+	j->nwin = 1;
+	j->npieces = 0;
+	j->stored_len = 0;
+	j->waiters = NULL;
+	for (unsigned i = 0; i < JOB_WINDOWS; i++)
+		j->bad[i].code = 0;
+	p->loading++;
+	return j;
+}
+
+void job_put_locked(struct pager *p, struct job *j)
+{
+	struct job **list =
+		j->lane == LANE_DEMAND ? &p->free_demand : &p->free_run;
+
+	j->busy = false;
+	j->next = *list;
+	*list = j;
+	p->loading--;
+	pthread_cond_broadcast(&p->ahead);
+	if (p->backlog)
+		kick_fault(p);
+}
+
+void job_queue(struct pager *p, struct job *j)
+{
+	(void)pthread_mutex_lock(&p->lock);
+	j->next = NULL;
+	*p->tail[j->lane] = j;
+	p->tail[j->lane] = &j->next;
+	pthread_cond_signal(j->lane == LANE_FILL ? &p->slow : &p->work);
+	(void)pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- where the bytes are ---- */
+
+/* A source may be somebody else's program: what it says must make sense. */
+static int check_window(const struct pager *p, const struct psrc_window *w,
+	uint64_t window, struct err *e)
+{
+	uint32_t seen = w->zero;
+	bool ok = w->n <= PSRC_PAGES;
+
+	for (unsigned i = 0; ok && i < w->n; i++) {
+		const struct psrc_piece *k = &w->piece[i];
+		unsigned pages = (unsigned)__builtin_popcount(k->pages);
+
+		ok = k->pages && !(seen & k->pages) && k->length &&
+		     k->length <= PSRC_MAX_STORED && k->file >= -1 &&
+		     k->file < (int)p->src->nfiles &&
+		     (!k->plain || k->length == pages * PAGE_SIZE_4K);
+		seen |= k->pages;
+	}
+	if (ok && seen == 0xffff)
+		return 0;
+	return err_set(e, -EBADMSG,
+		"the page source makes no sense of guest memory at %#llx",
+		(unsigned long long)(window * PSRC_WINDOW));
+}
+
+int job_map(struct pager *p, struct job *j, bool may_block, struct err *e)
+{
+	struct psrc_window w = {.zero = 0};
+	int r = p->src->ops->map(p->src, j->window, may_block, &w, e);
+
+	if (!r)
+		r = check_window(p, &w, j->window, e);
+	if (r)
+		return r;
+	j->npieces = w.n;
+	j->zero[0] = w.zero;
+	memcpy(j->piece, w.piece, w.n * sizeof(w.piece[0]));
+	j->mapped = true;
+	return 0;
+}
+
+/* ---- the bytes ---- */
+
+static int get_piece(struct pager *p, const struct job *j,
+	const struct psrc_piece *k, struct err *e)
+{
+	int r;
+
+	stat_add(&p->stats->bytes_read, k->length);
+	if (k->file < 0)
+		return p->src->ops->fetch(p->src, j->window, k, j->stored, e);
+	r = pread_full(p->src->file[k->file], j->stored, k->length, k->offset);
+	if (r)
+		return err_sys(e, r, "bytes %llu-%llu of the snapshot",
+			(unsigned long long)k->offset,
+			(unsigned long long)k->offset + k->length - 1);
+	return 0;
+}
+
+/* Windows of a run lie one behind the other in .stored. */
+static const uint8_t *stored_of(const struct job *j, unsigned i)
+{
+	return j->nwin > 1
+		       ? j->stored + (j->piece[i].offset - j->piece[0].offset)
+		       : j->stored;
+}
+
+/* Plain bytes are published from where they were read. */
+static bool in_place(const struct pager *p, const struct job *j)
+{
+	return !p->o.record && j->piece[0].plain &&
+	       (j->nwin > 1 || j->npieces == 1);
+}
+
+static void unpack(struct pager *p, struct job *j, uint8_t *scratch)
+{
+	for (unsigned i = 0; i < j->npieces; i++) {
+		unsigned k = j->nwin > 1 ? i : 0;
+		const struct psrc_piece *piece = &j->piece[i];
+		uint8_t *win = j->win + k * PSRC_WINDOW;
+		int r = 0;
+
+		if (j->bad[k].code)
+			continue;
+		if (i >= j->nread)
+			r = get_piece(p, j, piece, &j->bad[k]);
+		if (!r)
+			r = p->src->ops->decode(p->src, j->window + k, piece,
+				&(struct psrc_buf){stored_of(j, i), scratch,
+					in_place(p, j) ? NULL : win},
+				&j->bad[k]);
+		/* Whatever a source forgot to say. */
+		if (r && !j->bad[k].code)
+			j->bad[k].code = r;
+	}
+}
+
+/* ---- the end of a load ---- */
+
+struct bad_window *bad_find_locked(struct pager *p, uint64_t window)
+{
+	struct bad_window *b = p->bad;
+
+	while (b && b->window != window)
+		b = b->next;
+	return b;
+}
+
+/* Wrong bytes stay wrong. What could not be read may be readable later. */
+static void window_failed_locked(
+	struct pager *p, struct window *w, uint64_t window, const struct err *e)
+{
+	struct bad_window *b;
+
+	w->state = WIN_ABSENT;
+	w->job = NULL;
+	if (e->code != -EBADMSG)
+		return;
+	b = malloc(sizeof(*b));
+	if (!b)
+		return;
+	*b = (struct bad_window){.next = p->bad, .window = window, .e = *e};
+	p->bad = b;
+	w->state = WIN_BAD;
+	stat_add(&p->stats->bad_windows, 1);
+}
+
+static void count_locked(struct pager *p, const struct job *j, unsigned k)
+{
+	unsigned pages = 16 - (unsigned)__builtin_popcount(j->zero[k]);
+
+	if (p->o.record)
+		return; /* counted page by page */
+	if (j->lane == LANE_DEMAND)
+		stat_add(&p->stats->pages_demand, pages);
+	else if (j->lane == LANE_SET)
+		stat_add(&p->stats->pages_set, pages);
+	else
+		stat_add(&p->stats->pages_filled, pages);
+}
+
+static void settle(struct pager *p, struct job *j, uint8_t *held)
+{
+	(void)pthread_mutex_lock(&p->lock);
+	for (unsigned k = 0; k < j->nwin; k++) {
+		struct window *w = &p->win[j->window + k];
+
+		/* A fault may have taken it away. */
+		if (w->state != WIN_LOADING || w->job != j)
+			continue;
+		if (j->bad[k].code) {
+			window_failed_locked(p, w, j->window + k, &j->bad[k]);
+			continue;
+		}
+		w->state = WIN_PRESENT;
+		w->job = NULL;
+		w->zero = j->zero[k];
+		if (p->o.record) {
+			w->held = held;
+			held = NULL;
+		}
+		p->present++;
+		count_locked(p, j, k);
+	}
+	if (j->lane == LANE_DEMAND)
+		stat_add(&p->stats->windows_demand, 1);
+	(void)pthread_mutex_unlock(&p->lock);
+	free(held);
+}
+
+/* Settled: nobody joins any more. */
+static void answer_waiters(struct pager *p, struct job *j)
+{
+	struct err bad[JOB_WINDOWS];
+	struct waiter *w, *next;
+	uint64_t first = j->window;
+
+	memcpy(bad, j->bad, sizeof(bad));
+	(void)pthread_mutex_lock(&p->lock);
+	w = j->waiters;
+	j->waiters = NULL;
+	job_put_locked(p, j);
+	(void)pthread_mutex_unlock(&p->lock);
+	for (; w; w = next) {
+		const struct err *e = &bad[w->page / PSRC_PAGES - first];
+
+		next = w->next;
+		if (e->code)
+			waiter_fail(p, w, e);
+		else
+			waiter_answer(p, w);
+	}
+}
+
+void job_run(struct pager *p, struct job *j, uint8_t *scratch)
+{
+	uint8_t *held = NULL;
+	struct err e = {0};
+
+	if (!j->mapped && job_map(p, j, true, &e)) {
+		job_fail(p, j, &e);
+		return;
+	}
+	unpack(p, j, scratch);
+	if (p->o.record) {
+		held = malloc(PSRC_WINDOW);
+		if (held)
+			memcpy(held, j->win, PSRC_WINDOW);
+		else
+			err_set(&j->bad[0], -ENOMEM, "no memory to record");
+	} else {
+		publish_job(p, j);
+	}
+	settle(p, j, held);
+	/* A fault's is told with its client. */
+	for (unsigned k = 0; k < j->nwin && j->lane != LANE_DEMAND; k++) {
+		if (j->bad[k].code)
+			post_event(p, PAGER_DAMAGED, 0, &j->bad[k]);
+	}
+	answer_waiters(p, j);
+}
+
+void job_fail(struct pager *p, struct job *j, const struct err *e)
+{
+	for (unsigned k = 0; k < j->nwin; k++) {
+		j->bad[k] = *e;
+		if (!e->code)
+			err_set(&j->bad[k], -EIO, "the page source failed");
+	}
+	settle(p, j, NULL);
+	answer_waiters(p, j);
+}
+
+int job_ask(struct ring *r, struct job *j)
+{
+	const struct psrc_piece *k = &j->piece[0];
+
+	if (!r->open || k->file < 0)
+		return -EOPNOTSUPP;
+	return ring_read(
+		r, &(struct ring_ask){
+			   .file = (unsigned)k->file,
+			   .len = j->nwin > 1 ? j->stored_len : k->length,
+			   .offset = k->offset,
+			   .buf = j->stored,
+			   .tag = j,
+			   .idle = j->lane == LANE_FILL,
+		   });
+}
+
+void job_read_done(struct pager *p, struct job *j, int res)
+{
+	uint32_t want = j->nwin > 1 ? j->stored_len : j->piece[0].length;
+
+	stat_add(&p->stats->bytes_read, res > 0 ? (uint64_t)res : 0);
+	/* The rest of a short read, or what the error really is, is found out
+	 * by reading again, synchronously and piece by piece. */
+	if (res == (int)want)
+		j->nread = j->nwin > 1 ? j->npieces : 1;
+}
