@@ -44,6 +44,21 @@ void arch_cpu_describe(msgpack_packer *p);
  * be of any version and hold anything. Any thread. */
 void arch_vcpu_describe(const msgpack_object *map, msgpack_packer *p);
 
+/* compat.c: what this host can do, and whether a saved vCPU (the first of
+ * cpus) can go on here. fn is called for each difference, in words. Any thread;
+ * the host is a plain struct, freed with free(). */
+#define ARCH_COMPAT_TEXT 360
+typedef void arch_compat_fn(void *arg, const char *text);
+struct arch_compat;
+int arch_compat_host(
+	int kvm_fd, struct arch_compat **out, struct err *e) MUST_USE;
+void arch_compat_check(const struct arch_compat *h, const struct vcpu_state *s,
+	uint32_t cpus, arch_compat_fn *fn, void *arg);
+/* Before any KVM object of a restored machine is made: -EOPNOTSUPP, with all
+ * differences named. */
+int arch_compat_machine(
+	const struct machine *m, int kvm_fd, struct err *e) MUST_USE;
+
 /* Bytes of a vCPU's struct kvm_run and what follows it. */
 size_t arch_run_size(const struct machine *m);
 /* A vCPU's state, zeroed; freed with free(). */

@@ -30,7 +30,8 @@ void inspect_key(struct inspect *in, const char *name);
 void inspect_key_text(
 	msgpack_packer *p, const char *key, const char *s, size_t size);
 
-/* inspect_state.c: the keys "config", "devices", "vcpus", "metadata". */
+/* inspect_state.c: the keys "config", "devices", "vcpus", "metadata",
+ * "compatible". */
 void inspect_states(struct inspect *in);
 /* The content of one section; nil when it is not sound. */
 void inspect_state(struct inspect *in, const struct snap_section *sec);

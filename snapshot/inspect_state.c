@@ -5,6 +5,7 @@
  */
 #include "snapshot/inspect.h"
 #include "core/arch.h"
+#include "core/vcpu.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -210,10 +211,71 @@ static void pack_metadata(struct inspect *in)
 		(void)msgpack_pack_nil(in->out);
 }
 
+/* ---- would it run here? ---- */
+
+struct differences {
+	msgpack_sbuffer buf;
+	msgpack_packer p;
+	uint32_t n;
+};
+
+static void one_difference(void *arg, const char *text)
+{
+	struct differences *d = arg;
+
+	mp_str(&d->p, text);
+	d->n++;
+}
+
+/* The first vCPU's state, or NULL after a note of why not; free(). */
+static struct vcpu_state *first_vcpu(struct inspect *in)
+{
+	const struct snap_section *sec = snap_find(&in->s, SNAP_TAG_VCPU, 0);
+	struct vcpu_state *s = arch_vcpu_state_create();
+	struct err e = {0};
+
+	if (s && sec &&
+		inspect_sound(in,
+			snap_load_section(&in->s, sec, &vcpu_state_desc, s, &e),
+			&e))
+		return s;
+	free(s);
+	return NULL;
+}
+
+/* "checked" is false where nobody knows: no KVM here, or a damaged vCPU. */
+static void pack_compatible(struct inspect *in)
+{
+	struct differences d = {.n = 0};
+	struct vcpu_state *s = NULL;
+	uint32_t cpus = 0;
+
+	while (snap_find(&in->s, SNAP_TAG_VCPU, (uint16_t)cpus))
+		cpus++;
+	msgpack_sbuffer_init(&d.buf);
+	msgpack_packer_init(&d.p, &d.buf, msgpack_sbuffer_write);
+	if (in->s.h.arch != SNAP_ARCH_HOST)
+		one_difference(&d, "another processor architecture");
+	else if (in->o->host)
+		s = first_vcpu(in);
+	if (s)
+		arch_compat_check(in->o->host, s, cpus, one_difference, &d);
+	inspect_key(in, "compatible");
+	(void)msgpack_pack_map(in->out, 3);
+	mp_key_bool(in->out, "checked", s || d.n);
+	mp_key_bool(in->out, "ok", s && !d.n);
+	mp_str(in->out, "differences");
+	(void)msgpack_pack_array(in->out, d.n);
+	(void)in->out->callback(in->out->data, d.buf.data, d.buf.size);
+	msgpack_sbuffer_destroy(&d.buf);
+	free(s);
+}
+
 void inspect_states(struct inspect *in)
 {
 	pack_config(in);
 	pack_devices(in);
 	pack_vcpus(in);
 	pack_metadata(in);
+	pack_compatible(in);
 }

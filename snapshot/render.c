@@ -331,6 +331,25 @@ static void render_sections(const msgpack_object *list, FILE *f)
 	}
 }
 
+static void render_compatible(const msgpack_object *o, FILE *f)
+{
+	const msgpack_object *list = mp_get(o, "differences");
+
+	if (!bool_of(o, "checked")) {
+		(void)fputs("this host not compared (no usable /dev/kvm)\n", f);
+		return;
+	}
+	(void)fprintf(f, "this host %s\n",
+		bool_of(o, "ok") ? "compatible" : "NOT COMPATIBLE");
+	if (!list || list->type != MSGPACK_OBJECT_ARRAY)
+		return;
+	for (uint32_t i = 0; i < list->via.array.size; i++) {
+		(void)fputs("  ", f);
+		put_scalar(&list->via.array.ptr[i], f);
+		(void)fputc('\n', f);
+	}
+}
+
 static void render_errors(const msgpack_object *list, FILE *f)
 {
 	if (!list || list->type != MSGPACK_OBJECT_ARRAY)
@@ -354,6 +373,9 @@ static void render_overview(const msgpack_object *o, FILE *f)
 	part = mp_get(o, "memory");
 	if (part && part->type == MSGPACK_OBJECT_MAP)
 		render_memory(part, f);
+	part = mp_get(o, "compatible");
+	if (part && part->type == MSGPACK_OBJECT_MAP)
+		render_compatible(part, f);
 	render_vcpus(mp_get(o, "vcpus"), f);
 	render_sections(mp_get(o, "sections"), f);
 	part = mp_get(o, "metadata");

@@ -97,11 +97,15 @@ int snap_verify(int fd, struct snap_verified *out,
 
 /* What "thaw inspect" prints, as one msgpack map. A damaged file gives what is
  * sound plus "errors": only a file that is no snapshot at all is an error. */
+struct arch_compat; /* core/arch.h */
 struct snap_inspect_opts {
 	/* NULL: the overview, else the name of one section to print in full
 	 * (-ENOENT when there is none). */
 	const char *section;
 	bool map; /* add "map": a cell for each page, for snapshot/map.h */
+	/* What this host can do, to say whether the machine can go on here;
+	 * NULL: not known. Borrowed. */
+	const struct arch_compat *host;
 };
 int snap_inspect(int fd, const struct snap_inspect_opts *o, msgpack_packer *out,
 	struct err *e) MUST_USE;

@@ -1,5 +1,7 @@
 /* thaw inspect */
 #include "api/cli/offline.h"
+#include "core/arch.h"
+#include "core/kvm.h"
 #include "snapshot/map.h"
 #include "snapshot/render.h"
 #include "snapshot/snap.h"
@@ -25,6 +27,20 @@ struct inspecting {
 	struct snap_inspect_opts o;
 	int fd;
 };
+
+/* What this host can do, or NULL where there is no KVM: inspecting needs none.
+ * free(). */
+static struct arch_compat *this_host(void)
+{
+	struct kvm_host kvm = {.fd = -1};
+	struct arch_compat *host = NULL;
+	struct err e;
+
+	if (!kvm_open("/dev/kvm", &kvm, &e))
+		(void)!arch_compat_host(kvm.fd, &host, &e);
+	kvm_close(&kvm);
+	return host;
+}
 
 static int look(void *arg, msgpack_packer *out, struct err *e)
 {
@@ -91,6 +107,7 @@ static int run_inspect(struct cli *c, void *values)
 	const struct inspect_values *v = values;
 	struct inspecting in = {
 		.o = {.section = v->section, .map = v->map != NULL}};
+	AUTO_FREE struct arch_compat *host = NULL;
 	struct offline_answer a;
 	struct err e = {0};
 	int rc;
@@ -101,6 +118,8 @@ static int run_inspect(struct cli *c, void *values)
 	rc = offline_open(c, c->arg[0], &in.fd);
 	if (rc)
 		return rc;
+	host = this_host();
+	in.o.host = host;
 	rc = offline_run(look, &in, &a, &e);
 	(void)close(in.fd);
 	if (rc)

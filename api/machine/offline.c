@@ -1,6 +1,7 @@
 #include "api/machine/offline.h"
 
 #include "api/machine/worker.h"
+#include "core/arch.h"
 #include "core/mp.h"
 
 #include <errno.h>
@@ -24,6 +25,20 @@ static int verify(int fd, msgpack_packer *p, struct err *e)
 	return 0;
 }
 
+static int inspect(struct worker *w, const struct ctl_packet *q, int fd,
+	msgpack_packer *p, struct err *e)
+{
+	struct snap_inspect_opts o = {
+		.section = q->msg.len ? (const char *)q->payload : NULL};
+	AUTO_FREE struct arch_compat *host = NULL;
+
+	/* a host that cannot say is not compared */
+	if (w->kvm.fd >= 0)
+		(void)!arch_compat_host(w->kvm.fd, &host, e);
+	o.host = host;
+	return snap_inspect(fd, &o, p, e);
+}
+
 static void answer(struct worker *w, struct ctl_packet *p)
 {
 	int fd = ctl_fd(p, CTL_FD_SNAPSHOT, 0);
@@ -40,11 +55,7 @@ static void answer(struct worker *w, struct ctl_packet *p)
 	else if (p->msg.inspect == CTL_INSPECT_VERIFY)
 		r = verify(fd, &pk, &e);
 	else
-		r = snap_inspect(fd,
-			&(struct snap_inspect_opts){
-				.section = p->msg.len ? (const char *)p->payload
-						      : NULL},
-			&pk, &e);
+		r = inspect(w, p, fd, &pk, &e);
 	m.len = (uint32_t)buf.size;
 	if (r)
 		worker_reply_error(w, &p->msg, &e);

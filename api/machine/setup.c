@@ -3,6 +3,7 @@
 #include "api/machine/attach.h"
 #include "api/machine/chain.h"
 #include "api/machine/offline.h"
+#include "core/arch.h"
 #include "core/dirty.h"
 #include "core/kvm.h"
 #include "core/net.h"
@@ -153,7 +154,11 @@ static int load_state(struct setup *s, struct snap *snap, struct err *e)
 		return r;
 	s->w->have_machine = true;
 	s->done.uuid = *snap_get_uuid(snap);
-	return snap_load_state(snap, &s->w->m, e);
+	r = snap_load_state(snap, &s->w->m, e);
+	/* before memory is read and any KVM object made */
+	if (!r && s->w->kvm.fd >= 0)
+		r = arch_compat_machine(&s->w->m, s->w->kvm.fd, e);
+	return r;
 }
 
 /* Memory that its pager fills; base -1: for this machine alone. */
@@ -335,8 +340,8 @@ static int become(struct setup *s, int *base, struct err *e)
 	w->role = (enum ctl_role)q->role;
 	/* No device is the host's lack: "not found" and "denied" would speak of
 	 * what the client named. */
-	if (q->role != CTL_ROLE_INSPECT && q->role != CTL_ROLE_FLATTEN &&
-		q->role != CTL_ROLE_PAGER && kvm_open("/dev/kvm", &w->kvm, e))
+	if (q->role != CTL_ROLE_FLATTEN && q->role != CTL_ROLE_PAGER &&
+		kvm_open("/dev/kvm", &w->kvm, e) && q->role != CTL_ROLE_INSPECT)
 		return e->code = -EOPNOTSUPP;
 	r = q->lazy || w->role == CTL_ROLE_PAGER ? uffd_host_open(&w->uffd, e)
 						 : 0;

@@ -212,27 +212,30 @@ static void test_missing(void **state)
 {
 	struct kvm_cpuid_entry2 out[VCPU_MAX_CPUID];
 	int n = filter(host, ARRAY_SIZE(host), 0, 4, out);
-	uint32_t bits = 1;
-	char reg[4];
+	struct cpuid_lack lack[2];
+	char name[CPUID_NAME_MAX];
 
 	(void)state;
 	/* what was made from a host's leaves fits that host */
 	assert_int_equal(cpuid_missing(out, (uint32_t)n, host, ARRAY_SIZE(host),
-				 reg, &bits),
+				 lack, 2),
 		0);
-	assert_int_equal(bits, 0);
 	for (int i = 0; i < n; i++) {
 		if (out[i].function == 7)
 			out[i].ebx |= 1 << 16;
 	}
 	assert_int_equal(cpuid_missing(out, (uint32_t)n, host, ARRAY_SIZE(host),
-				 reg, &bits),
-		7);
-	assert_int_equal(bits, 1 << 16);
-	assert_string_equal(reg, "EBX");
-	/* a leaf that is not there at all */
-	assert_int_equal(
-		cpuid_missing(out, (uint32_t)n, NULL, 0, reg, &bits), 1);
+				 lack, 2),
+		1);
+	assert_int_equal(lack[0].function, 7);
+	assert_int_equal(lack[0].bits, 1 << 16);
+	assert_string_equal(cpuid_name(&lack[0], 16, name), "avx512f");
+	lack[0].reg = 2;
+	assert_string_equal(
+		cpuid_name(&lack[0], 31, name), "CPUID.7.0:ECX bit 31");
+	/* leaves that are not there at all; no more than asked for */
+	assert_true(cpuid_missing(out, (uint32_t)n, NULL, 0, lack, 2) > 2);
+	assert_int_equal(lack[0].function, 1);
 }
 
 int main(void)

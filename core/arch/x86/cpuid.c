@@ -171,13 +171,13 @@ static const struct feature_leaf feature_leaves[] = {
 	{0x40000001, 0, {ALL, 0, 0, 0}},
 };
 
-uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
-	const struct kvm_cpuid_entry2 *have, uint32_t nhave, char reg[4],
-	uint32_t *bits)
+unsigned cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
+	const struct kvm_cpuid_entry2 *have, uint32_t nhave,
+	struct cpuid_lack *out, unsigned max)
 {
-	static const char names[4][4] = {"EAX", "EBX", "ECX", "EDX"};
 	static const struct kvm_cpuid_entry2 none;
 	const struct kvm_cpuid_entry2 *w, *h;
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(feature_leaves); i++) {
 		const struct feature_leaf *f = &feature_leaves[i];
@@ -192,14 +192,15 @@ uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
 			w->ecx & ~h->ecx, w->edx & ~h->edx};
 
 		for (unsigned j = 0; j < 4; j++) {
-			*bits = lacking[j] & f->mask[j];
-			memcpy(reg, names[j], 4);
-			if (*bits)
-				return f->function;
+			if (!(lacking[j] & f->mask[j]))
+				continue;
+			if (n < max)
+				out[n] = (struct cpuid_lack){f->function,
+					f->index, j, lacking[j] & f->mask[j]};
+			n++;
 		}
 	}
-	*bits = 0;
-	return 0;
+	return n;
 }
 
 int cpuid_make(struct vcpu *v, struct err *e)

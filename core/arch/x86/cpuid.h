@@ -37,10 +37,21 @@ bool cpuid_has_topoext(const struct kvm_cpuid_entry2 *in, uint32_t nin);
 const struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid_entry2 *t,
 	uint32_t n, uint32_t function, uint32_t index);
 
-/* The first register with feature bits in want that have lacks: returns its
- * leaf, its name in reg and the bits; *bits is 0 when nothing is missing. */
-uint32_t cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
-	const struct kvm_cpuid_entry2 *have, uint32_t nhave, char reg[4],
-	uint32_t *bits);
+/* Feature bits of one register. */
+struct cpuid_lack {
+	uint32_t function, index;
+	uint32_t reg; /* 0 to 3: EAX EBX ECX EDX */
+	uint32_t bits;
+};
+/* The features in want that have lacks, register by register; returns how many
+ * registers there are, of which the first max are in out. */
+unsigned cpuid_missing(const struct kvm_cpuid_entry2 *want, uint32_t nwant,
+	const struct kvm_cpuid_entry2 *have, uint32_t nhave,
+	struct cpuid_lack *out, unsigned max);
+
+/* cpuid_name.c: "avx2", or "CPUID.7.0:EBX bit 27" for one without name. */
+#define CPUID_NAME_MAX 32
+const char *cpuid_name(
+	const struct cpuid_lack *reg, unsigned bit, char buf[CPUID_NAME_MAX]);
 
 #endif

@@ -8,8 +8,6 @@
 #include <linux/kvm.h>
 #include <sys/mman.h>
 
-#define MAX_SUPPORTED 256
-
 int arch_host_probe(struct machine *m, int kvm_fd, struct err *e)
 {
 	struct arch_host *h;
@@ -38,35 +36,6 @@ int arch_host_probe(struct machine *m, int kvm_fd, struct err *e)
 size_t arch_run_size(const struct machine *m)
 {
 	return m->host->run_size;
-}
-
-/* A guest that was shown a feature will use it. */
-static int check_cpuid(struct machine *m, int kvm_fd, struct err *e)
-{
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entry[MAX_SUPPORTED];
-	} k = {.head.nent = MAX_SUPPORTED};
-	const struct vcpu_state *s = m->cpu[0]->s;
-	uint32_t leaf, bits = 0;
-	char reg[4] = "";
-	int r;
-
-	if (!s->cpuid_len)
-		return 0;
-	r = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &k);
-	if (r < 0)
-		return err_sys(e, r, "KVM_GET_SUPPORTED_CPUID");
-	leaf = cpuid_missing(s->cpuid,
-		s->cpuid_len / (uint32_t)sizeof(s->cpuid[0]), k.entry,
-		(uint32_t)min_u64(k.head.nent, MAX_SUPPORTED), reg, &bits);
-	if (!bits)
-		return 0;
-	return err_set(e, -EOPNOTSUPP,
-		"the guest was shown processor features that this host lacks: "
-		"CPUID leaf 0x%x %s bits 0x%x; restore it on a host like the "
-		"one it was made on",
-		leaf, reg, bits);
 }
 
 /* What setting the time would do, learnt on a vCPU nobody will run. */
@@ -146,7 +115,7 @@ int arch_host_try(struct machine *m, int kvm_fd, struct err *e)
 		.cap = KVM_CAP_SPLIT_IRQCHIP,
 		.args = {IOAPIC_PINS},
 	};
-	int r = check_cpuid(m, kvm_fd, e);
+	int r = arch_compat_machine(m, kvm_fd, e);
 	uint8_t *scratch = NULL;
 	AUTO_FD vm = -1;
 

@@ -84,8 +84,8 @@ static int get_tsc_khz(struct vcpu *v, struct err *e)
 	return 0;
 }
 
-/* 250 ppm: what clocks of the same kind of host differ by. Scaling where it is
- * not needed is refused by some processors and slow on others. */
+/* Scaling where it is not needed is refused by some processors and slow on
+ * others. */
 static int set_tsc_khz(struct vcpu *v, struct err *e)
 {
 	uint32_t want = v->s->tsc_khz;
@@ -100,7 +100,7 @@ static int set_tsc_khz(struct vcpu *v, struct err *e)
 	if (!want)
 		v->s->tsc_khz = want = (uint32_t)have;
 	diff = have > want ? have - want : want - have;
-	if (diff * 1000000 <= have * 250) {
+	if (diff * 1000000 <= have * VCPU_TSC_PPM) {
 		v->m->host->tsc_same = true;
 		return 0;
 	}

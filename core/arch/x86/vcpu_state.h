@@ -19,6 +19,10 @@
 #define VCPU_XSAVE_MAX 16384
 #define VCPU_XSAVE_MIN 4096 /* struct kvm_xsave */
 
+/* Parts per million that the TSC's rate may be off without being scaled: what
+ * clocks of the same kind of host differ by. */
+#define VCPU_TSC_PPM 250
+
 struct vcpu_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;

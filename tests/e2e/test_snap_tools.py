@@ -1,0 +1,141 @@
+#!/usr/bin/python3
+# timeout: 240
+"""Tools that read snapshot files: what they say about good files, damaged ones,
+and ones that are not for this host."""
+
+import json
+import os
+import random
+import struct
+import sys
+
+import msgpack
+
+import thawtest
+from test_cli import thaw, tidy
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from snapshot_reader import VCPU, crc32c  # noqa: E402
+
+
+def snapshot(d):
+    """A snapshot of a clone that has run; its path."""
+    path = os.path.join(d.dir, "s.thaw")
+    thaw(d, "template", "create", "t", "--mem", "32M")
+    i = thaw(d, "clone", "t")[0].strip()
+    thaw(d, "snapshot", i, path, "--force")
+    thaw(d, "stop", i)
+    return path
+
+
+def flipped(data, bit):
+    out = bytearray(data)
+    out[bit // 8] ^= 1 << bit % 8
+    return out
+
+
+def store(path, data):
+    with open(path, "wb") as f:
+        f.write(data)
+
+
+def test_single_bits(d):
+    """No command takes a file with one wrong bit, wherever it is."""
+    path = snapshot(d)
+    bad = path + ".bad"
+    with open(path, "rb") as f:
+        data = f.read()
+    whole = json.loads(thaw(None, "inspect", path, "--json")[0])
+    rnd = random.Random(4)
+    # one in the header, the table, each section, and some among the data
+    places = [100, 4096 + 20] + [s["offset"] + 1 for s in whole["sections"]]
+    places += [rnd.randrange(whole["memory"]["data_offset"], len(data)) for _ in range(6)]
+    for at in places:
+        store(bad, flipped(data, at * 8 + rnd.randrange(8)))
+        out, err = thaw(None, "verify", bad, code=5)
+        assert "bytes " in err or "header" in err, err
+        if at < whole["memory"]["data_offset"]:
+            # inspect shows the rest, says what is wrong
+            name = [s["name"] for s in whole["sections"] if s["offset"] <= at < s["offset"] + s["stored_bytes"]]
+            out, err = thaw(None, "inspect", bad, "--json", code=5)
+            shown = json.loads(out)
+            assert shown["errors"], at
+            for s in shown.get("sections", []):
+                assert s["ok"] == (s["name"] not in name), (at, s)
+            assert at == 4096 + 20 or shown.get("header"), shown.keys()
+        # a restore reads everything but the metadata, which is for people
+        meta = [s for s in whole["sections"] if s["name"] == "metadata"][0]
+        if not meta["offset"] <= at < meta["offset"] + meta["stored_bytes"]:
+            thaw(d, "restore", bad, code=5)
+    assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
+
+
+def test_cut_short(d):
+    path = snapshot(d)
+    with open(path, "rb") as f:
+        data = f.read()
+    cut = path + ".cut"
+    for n in (0, 1, 4095, 4096, 5000, 16384, len(data) - 4096):
+        store(cut, data[:n])
+        thaw(None, "verify", cut, code=5)
+        err = thaw(None, "inspect", cut, code=5)[1]
+        assert n < 4096 or "cut short" in err, err
+        thaw(d, "restore", cut, code=5)
+    out = thaw(None, "inspect", cut, code=5)[0]
+    assert "rip " in out and "pages stored" in out
+
+
+def reseal(data, section):
+    """Make the checksums of one section, the table and the header right."""
+    table, count = struct.unpack_from("<Q", data, 120)[0], struct.unpack_from("<I", data, 112)[0]
+    at = table + 64 * section
+    offset, length = struct.unpack_from("<QQ", data, at + 16)
+    struct.pack_into("<I", data, at + 40, crc32c(data[offset:offset + length]))
+    struct.pack_into("<I", data, 116, crc32c(data[table:table + 64 * count]))
+    struct.pack_into("<I", data, 4092, crc32c(data[:4092]))
+
+
+def for_another_host(path, out):
+    """The same snapshot from a host of another maker with more features."""
+    with open(path, "rb") as f:
+        data = bytearray(f.read())
+    table, count = struct.unpack_from("<Q", data, 120)[0], struct.unpack_from("<I", data, 112)[0]
+    n = [i for i in range(count) if struct.unpack_from("<Q", data, table + 64 * i)[0] == VCPU][0]
+    offset, length = struct.unpack_from("<QQ", data, table + 64 * n + 16)
+    cpuid = msgpack.unpackb(bytes(data[offset:offset + length]))["cpuid"]
+    start = data.index(cpuid, offset)
+    for at in range(start, start + len(cpuid), 40):
+        function, index = struct.unpack_from("<II", data, at)
+        if function == 0:
+            data[at + 16:at + 28] = b"CentaulsaurH"
+        if function == 1:
+            data[at + 20] |= 1 << 5  # vmx; nobody gives both this and svm
+        if (function, index) == (0x80000001, 0):
+            data[at + 21] |= 1 << 3 | 1 << 7  # xop lwp, gone since 2017
+    reseal(data, n)
+    store(out, data)
+
+
+def test_other_host(d):
+    path = snapshot(d)
+    other = path + ".other"
+    for_another_host(path, other)
+    shown = json.loads(thaw(None, "inspect", path, "--json")[0])["compatible"]
+    assert shown == {"checked": True, "ok": True, "differences": []}, shown
+    shown = json.loads(thaw(None, "inspect", other, "--json")[0])["compatible"]
+    assert shown["checked"] and not shown["ok"], shown
+    assert "a processor of Centaur" in shown["differences"][0], shown
+    assert "xop" in shown["differences"][1] and "lwp" in shown["differences"][1], shown
+    out = thaw(None, "inspect", other)[0]
+    assert "NOT COMPATIBLE" in out, out
+    with thawtest.Client(d.sock) as c:
+        assert c.call("snapshot.inspect", {"path": other})["compatible"] == shown
+    thaw(None, "verify", other)
+    for args in (["restore", other], ["template", "create", "x", "--snapshot", other]):
+        err = thaw(d, *args, code=1)[1]
+        assert "Centaur" in err and " xop" in err, err
+    assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
+
+
+if __name__ == "__main__":
+    thawtest.main({n: tidy(f) if n.startswith("test_") else f for n, f in list(globals().items())})
