@@ -9,12 +9,19 @@
 #include <zstd.h>
 
 _Static_assert(PSRC_WINDOW == SNAP_CHUNK_SIZE, "a window is a chunk");
+_Static_assert(PSRC_MAX_FILES > SNAP_MAX_CHAIN, "a file for each level");
+
+/* One file of the chain: the snapshot itself is 0, its n-th ancestor n. */
+struct level {
+	const struct snap *snap; /* borrowed */
+	struct snap_leaf **leaf; /* owned, and each of them; by root index */
+};
 
 struct source {
 	struct psrc src;
-	struct snap *snap;       /* borrowed */
-	pthread_mutex_t lock;    /* leaf[] */
-	struct snap_leaf **leaf; /* owned, and each of them; by root index */
+	pthread_mutex_t lock; /* level[].leaf[] */
+	unsigned n;
+	struct level level[SNAP_MAX_CHAIN + 1];
 };
 
 /* Guest memory lies in one piece, region behind region. */
@@ -36,37 +43,63 @@ static bool locate(
 	return false;
 }
 
-/* The leaf, from the file if it must be and may; *leaf stays as it is. */
-static int get_leaf(struct source *s, uint32_t root, bool may_block,
-	const struct snap_leaf **leaf, struct err *e)
+static struct snap_leaf *known_leaf(
+	struct source *s, const struct level *l, uint32_t root)
 {
-	struct snap_leaf_at at;
-	struct snap_leaf *new;
-	int r;
+	struct snap_leaf *leaf;
 
 	(void)pthread_mutex_lock(&s->lock);
-	*leaf = s->leaf[root];
+	leaf = l->leaf[root];
 	(void)pthread_mutex_unlock(&s->lock);
-	if (*leaf)
-		return 0;
-	if (!may_block)
-		return -EAGAIN;
-	new = malloc(sizeof(*new));
-	if (!new)
-		return err_set(e, -ENOMEM, "no memory for the memory index");
-	snap_leaf_locate(s->snap, root, &at);
-	r = snap_read_leaf(s->snap, &at, new, e);
-	if (r) {
-		free(new);
-		return r;
+	return leaf;
+}
+
+/* From the file; somebody else may have been faster. NULL with e. */
+static struct snap_leaf *read_leaf(
+	struct source *s, const struct level *l, uint32_t root, struct err *e)
+{
+	struct snap_leaf *leaf = malloc(sizeof(*leaf));
+	struct snap_leaf_at at;
+
+	if (!leaf) {
+		err_set(e, -ENOMEM, "no memory for the memory index");
+		return NULL;
+	}
+	snap_leaf_locate(l->snap, root, &at);
+	if (snap_read_leaf(l->snap, &at, leaf, e)) {
+		free(leaf);
+		return NULL;
 	}
 	(void)pthread_mutex_lock(&s->lock);
-	if (s->leaf[root])
-		free(new);
+	if (l->leaf[root])
+		free(leaf);
 	else
-		s->leaf[root] = new;
-	*leaf = s->leaf[root];
+		l->leaf[root] = leaf;
+	leaf = l->leaf[root];
 	(void)pthread_mutex_unlock(&s->lock);
+	return leaf;
+}
+
+/* What this file has of the pages that are not found yet. */
+static int add_piece(struct source *s, unsigned level,
+	const struct snap_chunk *c, struct psrc_window *out, uint16_t *found)
+{
+	uint16_t want = (uint16_t)(c->present & ~*found);
+
+	out->zero |= (uint16_t)(c->zero & ~*found);
+	*found |= c->present | c->zero;
+	if (!want)
+		return 0;
+	if (level + c->file >= s->n)
+		return -EBADMSG;
+	out->piece[out->n++] = (struct psrc_piece){
+		.file = (int32_t)(level + c->file),
+		.length = c->stored_length,
+		.offset = c->offset,
+		.pages = want,
+		.plain = c->codec == SNAP_CODEC_RAW && want == c->present,
+		.u32 = {c->crc, c->codec, c->present},
+	};
 	return 0;
 }
 
@@ -74,31 +107,32 @@ static int source_map(struct psrc *src, uint64_t w, bool may_block,
 	struct psrc_window *out, struct err *e)
 {
 	struct source *s = container_of(src, struct source, src);
-	const struct snap_leaf *leaf = NULL;
-	const struct snap_chunk *c;
 	uint32_t root, chunk;
-	int r;
+	uint16_t found = 0;
 
-	*out = (struct psrc_window){.zero = 0xffff};
-	if (!locate(s->snap, w * PSRC_WINDOW, &root, &chunk))
+	memset(out, 0, sizeof(*out));
+	if (!locate(s->level[0].snap, w * PSRC_WINDOW, &root, &chunk))
 		return err_set(e, -EINVAL, "not inside guest memory");
-	if (!s->snap->root[root].offset)
-		return 0;
-	r = get_leaf(s, root, may_block, &leaf, e);
-	if (r || !leaf)
-		return r ? r : -EIO;
-	c = &leaf->chunk[chunk];
-	out->zero = c->zero;
-	if (!c->present)
-		return 0;
-	out->n = 1;
-	out->piece[0] = (struct psrc_piece){
-		.length = c->stored_length,
-		.offset = c->offset,
-		.pages = c->present,
-		.plain = c->codec == SNAP_CODEC_RAW,
-		.u32 = {c->crc, c->raw_length, c->codec},
-	};
+	for (unsigned i = 0; i < s->n && found != 0xffff; i++) {
+		const struct level *l = &s->level[i];
+		const struct snap_leaf *leaf;
+
+		if (!l->snap->root[root].offset)
+			continue;
+		leaf = known_leaf(s, l, root);
+		if (!leaf && !may_block)
+			return -EAGAIN;
+		if (!leaf)
+			leaf = read_leaf(s, l, root, e);
+		if (!leaf)
+			return e && e->code ? e->code : -EIO;
+		if (add_piece(s, i, &leaf->chunk[chunk], out, &found))
+			return err_set(e, -EBADMSG,
+				"a chunk lies in a file that the chain does "
+				"not have");
+	}
+	/* Of what no file has: zeros. */
+	out->zero |= (uint16_t)~found;
 	return 0;
 }
 
@@ -114,22 +148,27 @@ static int source_decode(struct psrc *src, uint64_t w,
 	const struct psrc_piece *p, const struct psrc_buf *b, struct err *e)
 {
 	const uint8_t *raw = b->stored;
-	uint32_t crc = p->u32[0], length = p->u32[1];
+	uint32_t crc = p->u32[0], present = p->u32[2];
+	size_t length =
+		(size_t)__builtin_popcount(present) * (size_t)SNAP_PAGE_SIZE;
 
 	(void)src;
-	if (!p->plain) {
+	if (p->u32[1] != SNAP_CODEC_RAW) {
 		if (ZSTD_decompress(b->scratch, PSRC_WINDOW, b->stored,
 			    p->length) != length)
 			return bad_piece(w, p, "cannot be unpacked", e);
 		raw = b->scratch;
+	} else if (length != p->length) {
+		return bad_piece(w, p, "wrong length", e);
 	}
 	if (crc32c(0, raw, length) != crc)
 		return bad_piece(w, p, "checksum mismatch", e);
 	for (unsigned i = 0; b->win && i < PSRC_PAGES; i++) {
-		if (!(p->pages >> i & 1))
-			continue;
-		memcpy(b->win + i * SNAP_PAGE_SIZE, raw, SNAP_PAGE_SIZE);
-		raw += SNAP_PAGE_SIZE;
+		if (p->pages >> i & 1)
+			memcpy(b->win + i * SNAP_PAGE_SIZE, raw,
+				SNAP_PAGE_SIZE);
+		if (present >> i & 1)
+			raw += SNAP_PAGE_SIZE;
 	}
 	return 0;
 }
@@ -138,9 +177,14 @@ static void source_close(struct psrc *src)
 {
 	struct source *s = container_of(src, struct source, src);
 
-	for (uint32_t i = 0; s->leaf && i < s->snap->mem.root_count; i++)
-		free(s->leaf[i]);
-	free(s->leaf);
+	for (unsigned k = 0; k < s->n; k++) {
+		struct level *l = &s->level[k];
+
+		for (uint32_t i = 0; l->leaf && i < l->snap->mem.root_count;
+			i++)
+			free(l->leaf[i]);
+		free(l->leaf);
+	}
 	(void)pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -152,35 +196,56 @@ static const struct psrc_ops source_ops = {
 	.close = source_close,
 };
 
+static int add_level(struct source *s, const struct snap *snap, struct err *e)
+{
+	struct level *l = &s->level[s->n];
+
+	l->snap = snap;
+	s->src.file[s->n] = snap->fd;
+	s->src.nfiles = ++s->n;
+	l->leaf = calloc(snap->mem.root_count, sizeof(struct snap_leaf *));
+	return l->leaf ? 0 : err_set(e, -ENOMEM, "no memory for a page source");
+}
+
 int snap_source(struct snap *snap, struct psrc **out, struct err *e)
 {
 	struct source *s;
+	int r = snap_check_chain(snap, e);
 
 	*out = NULL;
-	if (snap->h.flags & SNAP_FLAG_DIFF)
-		return err_set(e, -EOPNOTSUPP,
-			"lazy loading of a diff is not possible: merge the "
-			"chain first (thaw merge), or load eagerly");
+	if (r)
+		return r;
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(e, -ENOMEM, "no memory for a page source");
 	s->src.ops = &source_ops;
 	s->src.size = snap->mem.memory_size;
-	s->src.pages = snap->mem.pages_present;
-	s->src.nfiles = 1;
-	s->src.file[0] = snap->fd;
-	s->snap = snap;
+	/* Of a chain nobody knows without reading all of its index. */
+	s->src.pages = snap->parent ? 0 : snap->mem.pages_present;
 	if (pthread_mutex_init(&s->lock, NULL)) {
 		free(s);
 		return err_set(e, -ENOMEM, "no memory for a page source");
 	}
-	s->leaf = calloc(snap->mem.root_count, sizeof(struct snap_leaf *));
-	if (!s->leaf) {
+	for (const struct snap *p = snap; p && !r; p = p->parent)
+		r = add_level(s, p, e);
+	if (r) {
 		source_close(&s->src);
-		return err_set(e, -ENOMEM, "no memory for a page source");
+		return r;
 	}
 	*out = &s->src;
 	return 0;
+}
+
+/* In no file of the chain is there a page of this leaf. */
+static bool leaf_is_zero(const struct snap *s, uint32_t i)
+{
+	for (; s; s = s->parent) {
+		if (s->root[i].pages_present)
+			return false;
+		if (!s->parent)
+			return !(s->h.flags & SNAP_FLAG_DIFF);
+	}
+	return false;
 }
 
 unsigned snap_zero_runs(
@@ -192,7 +257,7 @@ unsigned snap_zero_runs(
 		struct snap_leaf_at at;
 		uint64_t start, end;
 
-		if (s->root[i].pages_present || (s->h.flags & SNAP_FLAG_DIFF))
+		if (!leaf_is_zero(s, i))
 			continue;
 		snap_leaf_locate(s, i, &at);
 		start = at.gpa - at.region->gpa;

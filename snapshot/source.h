@@ -9,7 +9,7 @@
 #include "snapshot/snap.h"
 #include "uffd/source.h"
 
-/* s is borrowed and outlives the source. */
+/* s, with all of its parents attached, is borrowed and outlives the source. */
 int snap_source(struct snap *s, struct psrc **out, struct err *e) MUST_USE;
 
 /* Long runs of zeros for mem_lazy_zero(): what the index's first level shows,

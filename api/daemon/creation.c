@@ -258,6 +258,12 @@ static void flattened(
 		copied(d, c, e);
 		return;
 	}
+	/* What is linked may change later: every chunk is checked against what
+	 * its pager has read at the start. */
+	if (c->t->paging.lazy && store_link(&c->store, c->source, c->file)) {
+		copied(d, c, NULL);
+		return;
+	}
 	c->copier = helper_copy(d, c->source, c->file, copied, c, &why);
 	if (!c->copier)
 		failed(c, &why);
@@ -349,12 +355,6 @@ static int from_snapshot(
 	if (c->source < 0)
 		return c->source;
 	take_set(c, a);
-	/* What was read and checked by its pager may change later: every chunk
-	 * is checked against that. */
-	if (a->lazy && store_link(&c->store, c->source, c->file)) {
-		publish(c);
-		return 0;
-	}
 	(void)snprintf(path, sizeof(path), "%.*s", (int)a->snapshot.path.n,
 		a->snapshot.path.p ? a->snapshot.path.p : "");
 	parents = parents_create(

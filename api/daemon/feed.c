@@ -1,6 +1,7 @@
 #include "api/daemon/feed.h"
 
 #include "api/daemon/params.h"
+#include "api/daemon/parents.h"
 #include "api/daemon/template.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
@@ -176,6 +177,11 @@ struct feed *feed_start(
 	f->stats_fd = stats_file();
 	r = f->stats_fd < 0 ? err_sys(e, f->stats_fd, "counters of a pager")
 			    : proc_spawn(d, &f->p, false, e);
+	if (!r && s->peer) {
+		f->p.parents = parents_create(s->peer, s->path, s->file);
+		if (!f->p.parents)
+			r = err_set(e, -ENOMEM, "no memory for a pager");
+	}
 	if (!r)
 		r = setup(d, f, s, e);
 	if (!r)

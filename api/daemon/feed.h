@@ -60,7 +60,9 @@ struct feed_start {
 	struct machine_entry *m;
 	const struct feed_opts *o;
 	bool record;
-	int file, set; /* borrowed; set -1: none */
+	int file, set;            /* borrowed; set -1: none */
+	const struct ucred *peer; /* whose rights find parents; NULL: none */
+	const char *path;         /* of the snapshot, or NULL */
 	feed_fn *fn;
 };
 /* NULL and e on error; else fn will be called once. */

@@ -187,6 +187,8 @@ static int start_feed(struct daemon *d, struct machine_entry *m,
 		.record = start->record,
 		.file = start->file,
 		.set = start->set,
+		.peer = start->peer,
+		.path = start->path,
 		.fn = fed};
 
 	if (!start->paging || !start->paging->lazy)

@@ -1,4 +1,4 @@
-#include "api/machine/worker.h"
+#include "api/machine/chain.h"
 
 #include "core/log.h"
 #include "snapshot/source.h"
@@ -10,9 +10,9 @@
 #include <string.h>
 
 /*
- * The pager role: a process that parses one snapshot and brings its pages to
- * the machines that the daemon tells it of. The pages are loaded by the threads
- * of uffd/pager.h; this thread only passes messages.
+ * The pager role: a process that parses one snapshot, with what it builds on,
+ * and brings its pages to the machines that the daemon tells it of. The pages
+ * are loaded by the threads of uffd/pager.h; this thread only passes messages.
  *
  * Failures are told to the daemon, which kills the machines; nothing is woken,
  * and nothing is closed, before that.
@@ -20,7 +20,7 @@
 struct pager_proc {
 	struct worker *w;
 	int file, stats; /* owned */
-	struct snap *snap;
+	struct chain chain;
 	struct psrc *src; /* owned */
 	struct pager *p;  /* owned */
 	uint8_t digest[16];
@@ -31,7 +31,7 @@ static void pager_free(struct pager_proc *pp)
 	pager_destroy(pp->p);
 	if (pp->src)
 		pp->src->ops->close(pp->src);
-	snap_close(pp->snap);
+	chain_close(&pp->chain);
 	if (pp->file >= 0)
 		(void)close(pp->file);
 	if (pp->stats >= 0)
@@ -41,7 +41,7 @@ static void pager_free(struct pager_proc *pp)
 
 static const uint8_t *uuid_of(const struct pager_proc *pp)
 {
-	return snap_get_uuid(pp->snap)->b;
+	return snap_get_uuid(pp->chain.s[0])->b;
 }
 
 /* A hint: one that is no good costs time, and nothing else. */
@@ -72,12 +72,12 @@ static int open_snapshot(
 	pp->stats = ctl_take(p, CTL_FD_STATS, 0);
 	if (pp->file < 0)
 		return err_set(e, -EINVAL, "setup without a snapshot");
-	r = snap_open(pp->file, &pp->snap, e);
+	r = chain_open(pp->w, pp->file, &pp->chain, e);
 	if (!r)
-		r = snap_source(pp->snap, &pp->src, e);
+		r = snap_source(pp->chain.s[0], &pp->src, e);
 	if (r)
 		return r;
-	r = snap_digest(pp->snap, pp->digest);
+	r = snap_digest(pp->chain.s[0], pp->digest);
 	return r ? err_sys(e, r, "digest of the snapshot") : 0;
 }
 

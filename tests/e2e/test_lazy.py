@@ -163,6 +163,37 @@ def test_restore(d):
         c.call("machine.stop", {"id": i})
 
 
+def test_chain(d):
+    """A diff: its machine takes pages from the whole chain."""
+    path = snapshot(d)
+    diff = os.path.join(d.dir, "diff.thaw")
+    with Quiet(d), d.client() as c:
+        i = c.call("machine.create", {"snapshot": path, "track_dirty": True, "ready": "agent"})["id"]
+        c.call("machine.invoke", {"id": i, "payload": b"zero 1"})
+        c.call("machine.snapshot", {"id": i, "path": diff, "type": "diff"})
+        c.call("machine.stop", {"id": i})
+        i = c.call("machine.create", {"snapshot": diff, "lazy": True, "ready": "agent"})["id"]
+        # the first MiB is the diff's, which has zeros there
+        text = c.fails("internal", "machine.invoke", {"id": i, "payload": b"check 1"})
+        assert "wrong" in text, text
+        # written again, and the rest is as the full one has it, but for the answers in between
+        c.call("machine.stop", {"id": i})
+        i = c.call("machine.create", {"snapshot": diff, "lazy": True, "ready": "agent"})["id"]
+        c.call("machine.invoke", {"id": i, "payload": b"echo"})
+        wait_for(lambda: c.call("machine.show", {"id": i})["pager"]["state"] == "complete")
+        c.call("machine.snapshot", {"id": i, "path": diff + ".full"})
+        pages = c.call("snapshot.verify", {"path": diff + ".full"})["pages"]
+        assert pages > (TOUCHED - 2) * 256, pages
+        c.call("machine.stop", {"id": i})
+        os.unlink(diff + ".full")
+        # a template of it has all in one file
+        c.call("template.create", {"name": "ch", "snapshot": diff, "lazy": True, "fill": "none"})
+        text = c.fails("internal", "invoke", {"template": "ch", "payload": b"check 1"})
+        assert "wrong" in text, text
+        remove(c, "ch")
+    os.unlink(diff)
+
+
 def test_parameters(d):
     path = snapshot(d)
     with d.client() as c:
