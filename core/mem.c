@@ -22,10 +22,18 @@
  * base that a pager filled keeps its short holes: they are zeros, cost nothing
  * until they are touched, and then one page for all clones.
  *
+ * A clone's mapping is cut into pieces. A fork copies the page tables of a
+ * piece only if the piece has private pages: what a clone has only read costs
+ * nothing when it is frozen (core/freeze.h). In one piece, 1 GiB that was read,
+ * with 10 MiB written in one place, takes 19 ms to fork, in pieces of 64 MiB
+ * below 1 ms. A piece costs a zygote's fork some 0.2 us, so there are few.
+ *
  * Pages that fallocate() reserved but nobody wrote still look like holes to
  * SEEK_DATA, so filling means writing zeros.
  */
-#define BASE_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
+#define MEM_PIECE_MIN  (64 * MIB)
+#define MEM_MAX_PIECES 64
+#define BASE_SEALS     (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* linux/memfd.h, since Linux 6.3 */
@@ -185,6 +193,19 @@ static int builder_fd(uint64_t size)
 	return fd;
 }
 
+/* Neighbours of equal flags would be one mapping again: every other piece is
+ * left out of core dumps, which nobody wants guest memory in anyway. */
+static void split_mapping(uint8_t *map, uint64_t size)
+{
+	uint64_t piece = MEM_PIECE_MIN;
+
+	while (size / piece > MEM_MAX_PIECES)
+		piece *= 2;
+	for (uint64_t at = piece; at < size; at += 2 * piece)
+		(void)madvise(
+			map + at, min_u64(piece, size - at), MADV_DONTDUMP);
+}
+
 static int mem_map(struct mem *m, int fd, struct err *e)
 {
 	int r = 0;
@@ -231,6 +252,8 @@ int mem_create(
 	 * EINVAL only says that this kernel has no huge pages. */
 	if (b != MEM_PRIVATE)
 		(void)madvise(m->map, size, MADV_NOHUGEPAGE);
+	if (b == MEM_CLONE)
+		split_mapping(m->map, size);
 	for_each_region (m, reg)
 		reg->host = m->map + reg->offset;
 	return 0;

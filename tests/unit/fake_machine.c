@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -201,6 +203,51 @@ static void clone_some(struct fake *f, struct ctl_packet *p)
 	answer(f, &p->msg, &m, NULL, NULL, 0);
 }
 
+/* A child of the daemon, as a frozen machine is. */
+static pid_t fork_sibling(int *pidfd)
+{
+	struct clone_args a = {.flags = CLONE_PARENT | CLONE_PIDFD,
+		.pidfd = (uint64_t)(uintptr_t)pidfd};
+
+	return (pid_t)syscall(SYS_clone3, &a, sizeof(a));
+}
+
+static void rave(int sock)
+{
+	struct ctl_msg m = {.type = CTL_PROGRESS};
+
+	m.progress.done = UINT64_MAX;
+	(void)!ctl_send(sock, &m, NULL, NULL, 0);
+	m.progress.total = 1;
+	(void)!ctl_send(sock, &m, NULL, NULL, 0);
+	for (uint32_t type = 0; type < 80; type++) {
+		m = (struct ctl_msg){.type = type, .req = type % 3};
+		m.flags = type % 2 ? CTL_F_REPLY : 0;
+		(void)!ctl_send(sock, &m, NULL, NULL, 0);
+	}
+}
+
+static void snapshot(struct fake *f, struct ctl_packet *p)
+{
+	int sock = ctl_fd(p, CTL_FD_SOCKET, 0), pidfd = -1;
+	struct ctl_msg m = {0};
+	pid_t pid = 1;
+
+	if (told(f, "snapshot-parent"))
+		pidfd = (int)syscall(SYS_pidfd_open, getppid(), 0);
+	else if (!told(f, "snapshot-nobody"))
+		pid = fork_sibling(&pidfd);
+	if (pid == 0) {
+		if (told(f, "snapshot-raves"))
+			rave(sock);
+		_exit(3);
+	}
+	answer(f, &p->msg, &m, NULL, &(struct ctl_fd){pidfd, CTL_FD_PIDFD, 0},
+		pidfd >= 0);
+	if (pidfd >= 0)
+		(void)close(pidfd);
+}
+
 static void message(struct fake *f, struct ctl_packet *p)
 {
 	struct ctl_msg m = {0};
@@ -222,14 +269,16 @@ static void message(struct fake *f, struct ctl_packet *p)
 		if (!told(f, "ready-never"))
 			answer(f, &p->msg, &m, NULL, NULL, 0);
 		break;
+	case CTL_SNAPSHOT:
+		snapshot(f, p);
+		break;
+	case CTL_SETTLE:
 	case CTL_PAUSE:
 	case CTL_RESUME:
 	case CTL_GO:
 		answer(f, &p->msg, &m, NULL, NULL, 0);
 		break;
 	case CTL_STOP:
-	case CTL_SNAPSHOT:
-	case CTL_SETTLE:
 	case CTL_WRITE:
 	case CTL_PROGRESS:
 	case CTL_PARENT:

@@ -16,6 +16,11 @@
  *   zygote-lies      the zygote passes its own pidfd instead of a clone's
  *   zygote-garbage   the zygote sends messages that nobody expects
  *   zygote-dies      the zygote dies when asked for clones
+ *   snapshot-parent  the machine names its parent, the daemon, as the process
+ *                    that holds it frozen
+ *   snapshot-nobody  the machine names no process
+ *   snapshot-dies    that process is gone at once
+ *   snapshot-raves   that process sends nonsense, then ends
  */
 #ifndef THAW_TESTS_UNIT_FAKE_MACHINE_H
 #define THAW_TESTS_UNIT_FAKE_MACHINE_H

@@ -528,6 +528,39 @@ static void test_second_daemon(void **state)
 	assert_int_equal(gauge(f, "gauges", "templates"), 0);
 }
 
+/* The file is not there, the machine is as before, the daemon lives. */
+static void snapshot_fails(struct fixture *f, const char *told, unsigned n)
+{
+	char path[100], id[16];
+	msgpack_packer *p = thaw_request(f->t, "machine.create", 1);
+
+	mp_str(p, "config");
+	msgpack_pack_map(p, 1);
+	mp_key_str(p, "cmdline", told);
+	assert_int_equal(thaw_call(f->t, PATIENCE_MS, NULL, &f->e), THAW_OK);
+	(void)snprintf(id, sizeof(id), "m-%u", n);
+	(void)snprintf(path, sizeof(path), "%s/file", f->dir);
+	p = thaw_request(f->t, "machine.snapshot", 2);
+	thaw_pack_str(p, "id", id);
+	thaw_pack_str(p, "path", path);
+	assert_int_equal(
+		thaw_call(f->t, PATIENCE_MS, NULL, &f->e), THAW_INTERNAL);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(thaw_machine_stop(f->t, id, &f->e), THAW_OK);
+}
+
+static void test_hostile_snapshots(void **state)
+{
+	struct fixture *f = *state;
+
+	snapshot_fails(f, "snapshot-parent", 1);
+	snapshot_fails(f, "snapshot-nobody", 2);
+	snapshot_fails(f, "snapshot-dies", 3);
+	snapshot_fails(f, "snapshot-raves", 4);
+	expect_quiet(f);
+	assert_int_equal(gauge(f, "counters", "snapshots_failed"), 4);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -545,6 +578,7 @@ int main(int argc, char **argv)
 		TEST(test_pool_backs_off),
 		TEST(test_templates_that_fail),
 		TEST(test_hostile_zygote),
+		TEST(test_hostile_snapshots),
 		TEST(test_client_leaves),
 		TEST(test_restart),
 		TEST(test_second_daemon),

@@ -348,6 +348,52 @@ static void test_seal_is_fast(void **state)
 			(unsigned long long)seal_us(4 * GIB));
 }
 
+/* How many mappings lie between these addresses. */
+static unsigned count_maps(const uint8_t *from, uint64_t size)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		uintptr_t at = strtoull(line, NULL, 16);
+
+		n += at >= (uintptr_t)from && at < (uintptr_t)from + size;
+	}
+	(void)fclose(f);
+	return n;
+}
+
+/* A fork of a clone copies page tables piece by piece; see mem.c. */
+static void test_pieces(void **state)
+{
+	static const struct {
+		uint64_t size;
+		unsigned min, max;
+	} cases[] = {{64 * MIB, 1, 1}, {GIB, 16, 16}, {8 * GIB, 64, 64}};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		AUTO_FD fd = memfd_create("base", MFD_ALLOW_SEALING);
+		struct err e = {0};
+		struct mem m;
+		unsigned n;
+
+		assert_true(fd >= 0);
+		assert_int_equal(ftruncate(fd, (off_t)cases[i].size), 0);
+		assert_int_equal(
+			fcntl(fd, F_ADD_SEALS,
+				F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK),
+			0);
+		assert_int_equal(
+			mem_create(&m, cases[i].size, MEM_CLONE, fd, &e), 0);
+		n = count_maps(m.map, m.size);
+		assert_true(n >= cases[i].min && n <= cases[i].max);
+		mem_destroy(&m);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -362,6 +408,7 @@ int main(void)
 		cmocka_unit_test(test_seal_private),
 		cmocka_unit_test(test_sealed_for_ever),
 		cmocka_unit_test(test_seal_is_fast),
+		cmocka_unit_test(test_pieces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
