@@ -45,20 +45,21 @@ static int temp_name(struct publish *p)
 		return -EIO;
 	(void)snprintf(p->temp, sizeof(p->temp), ".thaw-%016llx",
 		(unsigned long long)r);
-	return 0;
+	return p->record ? p->record(p->arg, p->temp) : 0;
 }
 
 static int make_named(struct publish *p)
 {
 	int rc = temp_name(p);
 
-	if (rc)
-		return rc;
-	p->fd = openat(p->dirfd, p->temp,
-		O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, FILE_MODE);
-	if (p->fd >= 0)
-		return 0;
-	rc = -errno;
+	if (!rc) {
+		p->fd = openat(p->dirfd, p->temp,
+			O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+			FILE_MODE);
+		if (p->fd >= 0)
+			return 0;
+		rc = -errno;
+	}
 	p->temp[0] = '\0';
 	return rc;
 }

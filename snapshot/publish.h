@@ -7,9 +7,9 @@
  *
  * Where the file system has no unnamed files (O_TMPFILE), the file has a
  * temporary name, p->temp, until it is committed or aborted; a process that
- * dies in between leaves it, so its owner records the name first. A name is
- * one path component; directories are opened by the caller, with the rights of
- * whoever asked.
+ * dies in between leaves it, so its owner records the name first (.record). A
+ * name is one path component; directories are opened by the caller, with the
+ * rights of whoever asked.
  */
 #ifndef THAW_SNAPSHOT_PUBLISH_H
 #define THAW_SNAPSHOT_PUBLISH_H
@@ -24,9 +24,15 @@ struct publish {
 	bool force;
 	char name[NAME_MAX + 1];
 	char temp[32]; /* "" when unnamed */
+	/* Called with a temporary name before it exists, so that it can be
+	 * removed if we do not live to do it; not 0: do without. May be NULL.
+	 */
+	int (*record)(void *arg, const char *temp);
+	void *arg;
 };
 
-/* -EEXIST when the name is taken and not force; -EINVAL for a bad name. */
+/* .record and .arg are set by the caller; all else is set here.
+ * -EEXIST when the name is taken and not force; -EINVAL for a bad name. */
 int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
 	struct err *e) MUST_USE;
 /* -EEXIST when the name was taken meanwhile and not force. On error nothing

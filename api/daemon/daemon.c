@@ -11,6 +11,7 @@
 #include "api/daemon/machine.h"
 #include "api/daemon/store.h"
 #include "api/daemon/template.h"
+#include "api/daemon/unfinished.h"
 #include "api/daemon/writer.h"
 #include "core/log.h"
 
@@ -150,6 +151,7 @@ int daemon_init(struct daemon *d, struct err *e)
 	d->state_fd = store_open(d->opt.state_dir, e);
 	if (d->state_fd < 0)
 		return d->state_fd;
+	unfinished_clean(d->opt.state_dir);
 	info_init(d);
 	templates_load(d);
 	info_wait(d);

@@ -6,6 +6,7 @@
 #include "api/daemon/peerfile.h"
 #include "api/daemon/store.h"
 #include "api/daemon/template.h"
+#include "api/daemon/unfinished.h"
 #include "api/daemon/writer.h"
 #include "snapshot/publish.h"
 
@@ -20,6 +21,7 @@
  */
 
 struct snapshot_op {
+	struct daemon *d;
 	struct request *r; /* NULL: answered */
 	struct writer *w;
 	char id[ID_LEN];
@@ -27,6 +29,8 @@ struct snapshot_op {
 	int dir;  /* owned; -1: the client passed a descriptor */
 	int file; /* owned in that case */
 	struct publish pub;
+	struct peer_rights rights; /* of the client, while they are in use */
+	char noted[32];            /* a name of unfinished.h, or "" */
 	bool publishing, live, diff, progress, kept;
 	struct ucred peer;
 	struct ctl_split split;
@@ -39,6 +43,8 @@ static void op_free(struct snapshot_op *op)
 {
 	if (op->publishing)
 		publish_abort(&op->pub);
+	if (op->noted[0])
+		unfinished_done(op->d->opt.state_dir, op->noted);
 	if (op->dir >= 0)
 		(void)close(op->dir);
 	if (op->file >= 0)
@@ -49,7 +55,6 @@ static void op_free(struct snapshot_op *op)
 static int commit(struct daemon *d, struct snapshot_op *op, struct err *e)
 {
 	const struct machine_entry *m = op->w->m;
-	struct peer_rights rights;
 	int r = 0;
 
 	if (!op->publishing)
@@ -60,12 +65,32 @@ static int commit(struct daemon *d, struct snapshot_op *op, struct err *e)
 			op->dir, op->pub.name, e);
 	if (r)
 		return r;
-	r = peer_enter(&rights, &op->peer,
+	r = peer_enter(&op->rights, &op->peer,
 		op->r && op->r->conn ? op->r->conn->fd : -1, e);
 	if (r)
 		return r;
 	r = publish_commit(&op->pub, e);
-	peer_leave(&rights);
+	peer_leave(&op->rights);
+	return r;
+}
+
+/* A temporary name is about to be used: the record is ours, not the client's.
+ */
+static int note_name(void *arg, const char *temp)
+{
+	struct snapshot_op *op = arg;
+	char dir[sizeof(op->path)];
+	struct err e;
+	int r;
+
+	(void)snprintf(dir, sizeof(dir), "%s", op->path);
+	*(strrchr(dir, '/') + 1) = 0; /* peerfile_parent() found one */
+	(void)snprintf(op->noted, sizeof(op->noted), "%s", temp);
+	peer_leave(&op->rights);
+	r = unfinished_note(op->d->opt.state_dir, op->dir, dir, temp);
+	if (peer_enter(&op->rights, &op->peer,
+		    op->r && op->r->conn ? op->r->conn->fd : -1, &e))
+		return e.code;
 	return r;
 }
 
@@ -261,7 +286,6 @@ int machine_snapshot_cancel_method(
 static int open_target(struct daemon *d, struct snapshot_op *op,
 	const struct machine_entry *m, const struct args *a, struct err *e)
 {
-	struct peer_rights rights;
 	char name[256];
 	int r;
 
@@ -281,11 +305,13 @@ static int open_target(struct daemon *d, struct snapshot_op *op,
 		     : 0;
 	if (r)
 		return r;
-	r = peer_enter(&rights, &op->peer, op->r->conn->fd, e);
+	r = peer_enter(&op->rights, &op->peer, op->r->conn->fd, e);
 	if (r)
 		return r;
+	op->pub.record = note_name;
+	op->pub.arg = op;
 	r = publish_begin(&op->pub, op->dir, name, a->force, e);
-	peer_leave(&rights);
+	peer_leave(&op->rights);
 	op->publishing = r == 0;
 	return r;
 }
@@ -342,6 +368,7 @@ int machine_snapshot_method(
 	op = calloc(1, sizeof(*op));
 	if (!op)
 		return err_set(e, -ENOMEM, "no memory for a request");
+	op->d = d;
 	op->r = r;
 	op->dir = op->file = -1;
 	op->live = a->live;

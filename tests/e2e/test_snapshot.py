@@ -210,8 +210,9 @@ def test_cli(d):
             p.send_signal(signal.SIGINT)
             err = p.communicate(timeout=20)[1]
             if p.returncode == 1:
-                assert "interrupted" in err, err
-                cancelled += 1
+                # the one before may not be quite gone
+                assert "interrupted" in err or "in progress" in err, err
+                cancelled += "interrupted" in err
             if os.path.exists(path):
                 assert p.returncode == 0, (p.returncode, err)
                 os.unlink(path)

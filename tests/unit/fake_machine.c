@@ -204,6 +204,7 @@ static void clone_some(struct fake *f, struct ctl_packet *p)
 }
 
 /* A child of the daemon, as a frozen machine is. */
+/* The kernel writes *pidfd: NOLINTNEXTLINE(readability-non-const-parameter) */
 static pid_t fork_sibling(int *pidfd)
 {
 	struct clone_args a = {.flags = CLONE_PARENT | CLONE_PIDFD,

@@ -69,7 +69,7 @@ static void content_is(int dirfd_, const char *name, const char *want)
 static void publish_text(
 	int dirfd_, const char *name, const char *text, bool force)
 {
-	struct publish p;
+	struct publish p = {0};
 	struct err e = {0};
 
 	if (publish_begin(&p, dirfd_, name, force, &e))
@@ -98,7 +98,7 @@ static void test_commit(void **state)
 static void test_unseen_before(void **state)
 {
 	int d = open_dir(O_RDONLY);
-	struct publish p;
+	struct publish p = {0};
 	struct stat st;
 
 	(void)state;
@@ -114,7 +114,7 @@ static void test_unseen_before(void **state)
 static void test_exists(void **state)
 {
 	int d = open_dir(O_RDONLY);
-	struct publish p;
+	struct publish p = {0};
 	struct err e = {0};
 
 	(void)state;
@@ -135,7 +135,7 @@ static void test_exists(void **state)
 static void test_force(void **state)
 {
 	int d = open_dir(O_RDONLY);
-	struct publish p;
+	struct publish p = {0};
 	struct err e = {0};
 
 	(void)state;
@@ -158,7 +158,7 @@ static void test_names(void **state)
 {
 	static const char *const bad[] = {"", ".", "..", "a/b", "/etc/x"};
 	int d = open_dir(O_RDONLY);
-	struct publish p;
+	struct publish p = {0};
 	char name[NAME_MAX + 2];
 
 	(void)state;
@@ -176,7 +176,7 @@ static void test_names(void **state)
 static void test_named(void **state)
 {
 	int d = open_dir(O_RDONLY);
-	struct publish p;
+	struct publish p = {0};
 	struct err e = {0};
 
 	(void)state;
@@ -206,7 +206,7 @@ static void test_named(void **state)
 static void test_full_disk(void **state)
 {
 	static const uint8_t block[65536];
-	struct publish p;
+	struct publish p = {0};
 	struct err e = {0};
 	int d, rc = 0;
 
