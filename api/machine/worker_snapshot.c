@@ -46,6 +46,20 @@ static int choose(const struct worker *w, struct ctl_snapshot *q, struct err *e)
 		"from: make a full one first");
 }
 
+/* A fork of memory that a pager still fills is not registered with it: what is
+ * missing would be zeros there. What a clone changed is not missing, though,
+ * and a diff against its template reads nothing else. */
+static int check_complete(
+	const struct worker *w, const struct ctl_snapshot *q, struct err *e)
+{
+	if (q->against == CTL_AGAINST_TEMPLATE || mem_is_complete(&w->m.mem))
+		return 0;
+	return err_set(e, -EBUSY,
+		"the machine's memory is still being brought in: it can be "
+		"snapshotted when machine.show or template.show says that its "
+		"pager is complete");
+}
+
 int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 {
 	AUTO_FD sock = ctl_take(p, CTL_FD_SOCKET, 0);
@@ -58,13 +72,9 @@ int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 
 	if (sock < 0)
 		return err_set(e, -EINVAL, "snapshot without a socket");
-	/* A fork is not registered: what is missing would be zeros in it. */
-	if (!mem_is_complete(&w->m.mem))
-		return err_set(e, -EBUSY,
-			"the machine's memory is still being brought in: it "
-			"can be snapshotted when machine.show or template.show "
-			"says that its pager is complete");
 	r = choose(w, &q, e);
+	if (!r)
+		r = check_complete(w, &q, e);
 	if (!r)
 		r = freeze_fork(&w->m, &f, e);
 	if (r == 1)
