@@ -54,6 +54,8 @@ enum ctl_type {
 	CTL_INPUT,    /* payload to the serial console; not answered */
 	CTL_DIALED,   /* answer to CTL_DIAL; stream unless refused; not answered
 		       */
+	CTL_CONNECT,  /* stream: a client of the vsock device, as if it had come
+		       * through the listener */
 	CTL_INSPECT,  /* offline process; snapshot. Answer: msgpack */
 	CTL_ATTACH,   /* pager: a machine that registered; uffd; not answered */
 	CTL_DETACH,   /* pager: it is dead; not answered */

@@ -167,6 +167,13 @@ THAW_API int thaw_clone(struct thaw *t, const char *template_name,
 THAW_API int thaw_machine_stop(
 	struct thaw *t, const char *id, struct thaw_error *e);
 
+/* A connection to a port in the guest of a running machine, on which
+ * msgpack-rpc is spoken as with the daemon: THAW_AGENT_PORT is the agent's
+ * (docs/linux.md). THAW_CONNECT when nobody listens there. */
+#define THAW_AGENT_PORT 1024
+THAW_API int thaw_machine_connect(struct thaw *t, const char *id, uint32_t port,
+	int timeout_ms, struct thaw **out, struct thaw_error *e);
+
 /* Reading results. A missing key or another type is -1 (or the default), and
  * maps may be NULL, so that lookups can be chained. */
 THAW_API const msgpack_object *thaw_get(

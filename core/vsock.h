@@ -46,6 +46,10 @@ void vsock_close(struct vsock_stream *s);
 /* A listening unix socket for host clients. Owned by v from here, also when
  * this fails; one per machine. After machine_realize(). */
 int vsock_listen(struct vsock *v, int listen_fd, struct err *e) MUST_USE;
+/* A client that came by another way than the listener: a connected stream
+ * socket, non-blocking, owned by v from here. It says "CONNECT port\n" as they
+ * all do. */
+void vsock_add_client(struct vsock *v, int fd);
 /* Who connects the guest's streams to PATH_port: called with the port; answer
  * at once or within 10 s with vsock_accept(v, cookie, fd), fd -1 to refuse. fd
  * is a connected stream socket, owned by v from there. Without a dial function

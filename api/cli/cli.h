@@ -206,7 +206,7 @@ extern const struct command snapshot_command, restore_command;
 extern const struct command inspect_command, verify_command;
 extern const struct command metrics_command, events_command, info_command;
 extern const struct command doctor_command;
-extern const struct command image_command;
+extern const struct command image_command, exec_command, cp_command;
 extern const struct command bench_command; /* bench/bench.c */
 
 /* ---- memory that is brought in when it is touched: lazy.c ---- */

@@ -7,7 +7,7 @@
  * event tells that the guest ended; then the pipe is read to its end, so that
  * the guest's last words are not lost.
  */
-#include "api/cli/cli.h"
+#include "api/cli/run.h"
 #include "core/mp_json.h"
 #include "api/cli/term.h"
 
@@ -19,8 +19,8 @@
 
 struct run_values {
 	struct config_opts cfg;
-	const char *name, *hostname, *vsock;
-	bool track_dirty;
+	const char *name, *hostname, *vsock, *exec;
+	bool track_dirty, in;
 };
 
 #define AT(m) offsetof(struct run_values, m)
@@ -28,6 +28,11 @@ static const struct opt run_opts[] = {
 	CONFIG_OPTS(struct run_values, cfg),
 	{"name", 0, OPT_STR, "NAME", AT(name), "name of the machine"},
 	{"hostname", 0, OPT_STR, "NAME", AT(hostname), "the guest's hostname"},
+	{"exec", 0, OPT_STR, "CMD", AT(exec),
+		"run this in the guest (/bin/sh -c, by its agent), print what "
+		"it prints, power off; exit with its code"},
+	{"stdin", 'i', OPT_FLAG, NULL, AT(in),
+		"with --exec: hand our stdin to the command"},
 	{"track-dirty", 0, OPT_FLAG, NULL, AT(track_dirty),
 		"keep track of what changes, for thaw snapshot --diff"},
 	{"vsock", 0, OPT_STR, "PATH", AT(vsock),
@@ -262,6 +267,23 @@ static void remove_machine(struct run *r)
 		(void)thaw_machine_stop(r->c->t, r->id, &e);
 }
 
+static int exec(struct cli *c, const struct run_values *v, const json_t *cfg)
+{
+	const struct run_exec x = {.cfg = cfg,
+		.command = v->exec,
+		.name = v->name,
+		.hostname = v->hostname,
+		.in = v->in};
+
+	if (!v->exec)
+		return cli_fail(c, EXIT_USAGE, "--stdin goes with --exec");
+	if (v->vsock || v->track_dirty)
+		return cli_fail(c, EXIT_USAGE,
+			"--exec does not go together with --vsock or "
+			"--track-dirty");
+	return run_exec(c, &x);
+}
+
 int cmd_run(struct cli *c, void *values)
 {
 	const struct run_values *v = values;
@@ -273,6 +295,11 @@ int cmd_run(struct cli *c, void *values)
 	rc = config_build(c, &v->cfg, c->nargs ? c->arg[0] : NULL, &cfg);
 	if (rc)
 		return rc;
+	if (v->exec || v->in) {
+		rc = exec(c, v, cfg);
+		json_decref(cfg);
+		return rc;
+	}
 	thaw_on_notify(c->t, on_event, &r);
 	rc = create(&r, v, cfg);
 	json_decref(cfg);

@@ -43,6 +43,8 @@ struct thaw {
 	const volatile sig_atomic_t *interrupt; /* borrowed */
 };
 
+/* A client on a connected socket, which it owns from here. */
+int client_new(int fd, struct thaw **out, struct thaw_error *e) MUST_USE;
 int client_error(struct thaw_error *e, enum thaw_code code, const char *fmt,
 	...) PRINTF(3, 4);
 /* As client_error(), and the connection is of no use any more. */

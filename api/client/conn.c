@@ -103,14 +103,19 @@ static int connect_socket(const char *path, int *fd, struct thaw_error *e)
 
 int thaw_connect(const char *path, struct thaw **out, struct thaw_error *e)
 {
-	struct thaw *t;
 	int rc, fd = -1;
 
 	*out = NULL;
 	rc = connect_socket(path, &fd, e);
 	if (rc)
 		return rc;
-	t = calloc(1, sizeof(*t));
+	return client_new(fd, out, e);
+}
+
+int client_new(int fd, struct thaw **out, struct thaw_error *e)
+{
+	struct thaw *t = calloc(1, sizeof(*t));
+
 	if (!t) {
 		(void)close(fd);
 		return client_error(e, THAW_INTERNAL, "out of memory");

@@ -82,6 +82,7 @@ void machine_message(
 	case CTL_INVOKE:
 	case CTL_INPUT:
 	case CTL_DIALED:
+	case CTL_CONNECT:
 	case CTL_INSPECT:
 	case CTL_CLONED:
 	case CTL_REAPED:

@@ -103,6 +103,11 @@ static const struct param machine_invoke_params[] = {
 	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
 		.help = "how long the answer may take"},
 	{0}};
+static const struct param machine_connect_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"socket", PARAM_FD, true, AT(socket),
+		.help = "`{\"fd\": i}`: one end of a stream socketpair(2)"},
+	{0}};
 static const struct param template_create_params[] = {
 	{"name", PARAM_NAME, true, AT(name), .help = "the new template"},
 	{"config", PARAM_OBJECT, false, AT(config),
@@ -227,6 +232,12 @@ const struct method methods[] = {
 	{"machine.invoke", machine_invoke_method, machine_invoke_params, true,
 		"`{payload, us: {take, go, ready, answer, total}}`",
 		"Hand a machine's agent one request."},
+	{"machine.connect", machine_connect_method, machine_connect_params,
+		false, "`{}`",
+		"Connect a socket to the machine's vsock: say `CONNECT PORT` "
+		"and a newline on the other end, as on its vsock socket. On "
+		"port 1024 a Linux guest's agent takes commands and files "
+		"(linux.md)."},
 	{"template.create", template_create_method, template_create_params,
 		false,
 		"`{name, uuid, memory, us: {boot, ready, freeze, zygote, "

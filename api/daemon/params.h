@@ -39,7 +39,7 @@ struct args {
 	char id[ID_LEN];
 	char hostname[64];
 	struct text payload, data, section;
-	struct path_arg snapshot, path, console, vsock;
+	struct path_arg snapshot, path, console, vsock, socket;
 	const msgpack_object *config, *ready, *limits, *overrides;
 	const msgpack_object *disks, *taps, *macs;
 	uint64_t timeout_ms, count, pool, cid;

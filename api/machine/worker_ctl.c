@@ -225,6 +225,22 @@ static int do_paged(struct worker *w, struct ctl_packet *p, struct err *e)
 	return 0;
 }
 
+static int do_connect(struct worker *w, struct ctl_packet *p, struct err *e)
+{
+	int fd;
+
+	if (!w->m.vsock)
+		return err_set(e, -EOPNOTSUPP, "the machine has no vsock");
+	if (w->m.state == MACHINE_DEAD)
+		return err_set(e, -EINVAL, "the guest has ended");
+	fd = ctl_take(p, CTL_FD_STREAM, 0);
+	if (fd < 0)
+		return err_set(e, -EINVAL, "no socket came with the request");
+	vsock_add_client(w->m.vsock, fd);
+	ok(w, &p->msg);
+	return 0;
+}
+
 static int do_stop(struct worker *w, struct ctl_packet *p, struct err *e)
 {
 	(void)e;
@@ -287,6 +303,9 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 		break;
 	case CTL_PAGED:
 		r = do_paged(w, p, &e);
+		break;
+	case CTL_CONNECT:
+		r = do_connect(w, p, &e);
 		break;
 	case CTL_ATTACH:
 	case CTL_DETACH:

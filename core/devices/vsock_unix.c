@@ -409,6 +409,11 @@ int vsock_listen(struct vsock *v, int listen_fd, struct err *e)
 	return 0;
 }
 
+void vsock_add_client(struct vsock *v, int fd)
+{
+	new_client(v, fd);
+}
+
 void vsock_set_dial(struct vsock *v, vsock_dial_fn *fn, void *arg)
 {
 	v->dial = fn;

@@ -3,8 +3,11 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import time
+
+import msgpack
 
 import thawtest
 from thawtest import wait_for
@@ -15,6 +18,37 @@ def template(d, name="t", **more):
         if name in [t["name"] for t in c.call("template.list")["templates"]]:
             return
     d.template(name, **more)
+
+
+def test_connect_reaches_the_agent(d):
+    with d.client() as c:
+        machine = c.call("machine.create", {"config": {"memory": "64M"}, "ready": "agent"})["id"]
+        ours, theirs = socket.socketpair()
+        c.wait(c.send("machine.connect", {"id": machine, "socket": {"fd": 0}}, fds=[theirs.fileno()]))
+        theirs.close()
+        ours.settimeout(20)
+        ours.sendall(b"CONNECT 1024\n" + msgpack.packb([0, 5, "ping", [{}]]))
+        unpacker = msgpack.Unpacker(raw=False)
+        data = b""
+        while not data.startswith(b"OK ") or b"\n" not in data:
+            data += ours.recv(1)
+        answers = []
+        while not answers:
+            unpacker.feed(ours.recv(4096))
+            answers = list(unpacker)
+        assert answers[0][:3] == [1, 5, None] and answers[0][3]["agent"] == "builtin", answers
+        # Nobody listens there, and things that are no sockets.
+        ours, theirs = socket.socketpair()
+        c.wait(c.send("machine.connect", {"id": machine, "socket": {"fd": 0}}, fds=[theirs.fileno()]))
+        theirs.close()
+        ours.settimeout(20)
+        ours.sendall(b"CONNECT 77\n")
+        assert ours.recv(100) == b""
+        with open("/dev/null", "rb") as f:
+            c.fails("invalid", "machine.connect", {"id": machine, "socket": {"fd": 0}}, [f.fileno()])
+        c.fails("invalid", "machine.connect", {"id": machine, "socket": {"fd": 3}})
+        c.fails("not_found", "machine.connect", {"id": "none", "socket": {"fd": 0}}, [ours.fileno()])
+        c.call("machine.stop", {"id": machine})
 
 
 def test_server_info(d):

@@ -59,7 +59,7 @@ def test_usage(d):
 
 def test_planned_options_are_refused(d):
     for args in (["snapshot", "x", "f", "--zstd", "3"], ["restore", "f", "--ip", "x"],
-                 ["exec", "m-1", "--", "ls"], ["diff", "a", "b"]):
+                 ["diff", "a", "b"]):
         assert "not supported by this version" in thaw(d, *args, code=1)[1], args
 
 
@@ -69,6 +69,19 @@ def test_not_found(d):
                  ["verify", "/none"], ["inspect", "/none"], ["restore", "/none"], ["run", "/none"],
                  ["template", "create", "x", "--config", "/none"], ["invoke", "none", "--file", "/none"]):
         thaw(d, *args, code=3)
+
+
+def test_exec_and_cp_need_a_linux_guest(d):
+    template(d)
+    machine = thaw(d, "clone", "t")[0].split()[0]
+    for args in (["exec", machine, "--", "ls"], ["cp", "/etc/passwd", machine + ":/x"]):
+        assert "needs a Linux guest with thaw-agent" in thaw(d, *args, code=1)[1], args
+    thaw(d, "exec", "none", "--", "ls", code=3)
+    thaw(d, "exec", machine, code=2)
+    thaw(d, "cp", "a", "b", code=2)
+    thaw(d, "cp", "x:/a", "y:/b", code=2)
+    thaw(d, "run", "--stdin", code=2)
+    thaw(d, "cp", "/none", machine + ":/x", code=3)
 
 
 def test_template_clone_invoke(d):

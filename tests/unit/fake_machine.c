@@ -285,6 +285,7 @@ static void message(struct fake *f, struct ctl_packet *p)
 	case CTL_PARENT:
 	case CTL_INPUT:
 	case CTL_DIALED:
+	case CTL_CONNECT:
 	case CTL_INSPECT:
 	case CTL_CLONED:
 	case CTL_REAPED:
