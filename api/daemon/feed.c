@@ -116,6 +116,26 @@ static void ask(struct daemon *d, struct deadline *dl)
 	}
 }
 
+static void refuse(struct daemon *d, struct machine_entry *m, const char *why)
+{
+	struct err e = {0};
+
+	err_set(&e, -EIO, "the machine's memory cannot be brought in: %s", why);
+	machine_kill(d, m, &e);
+}
+
+static void attach(struct daemon *d, struct machine_entry *m)
+{
+	struct ctl_msg msg = {.type = CTL_ATTACH};
+	struct feed *f = m->feed;
+
+	msg.uffd.addr = m->uffd_addr;
+	msg.uffd.id = m->feed_id;
+	if (proc_send(&f->p, &msg, NULL,
+		    &(struct ctl_fd){m->uffd, CTL_FD_UFFD, 0}, 1))
+		refuse(d, m, "the pager does not read its requests");
+}
+
 static void set_up(
 	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
 {
@@ -127,6 +147,12 @@ static void set_up(
 		f->state = FEED_RUNNING;
 		deadline_set(&d->deadlines, &f->fill_at,
 			now_ns() + FILL_AFTER_NS, fill);
+		/* Its machine may have been faster. */
+		if (f->m && f->m->uffd >= 0) {
+			deadline_set(&d->deadlines, &f->ask_at,
+				now_ns() + ASK_NS, ask);
+			attach(d, f->m);
+		}
 	}
 	if (fn)
 		fn(d, f, p, e);
@@ -232,17 +258,8 @@ static void forget_uffd(struct machine_entry *m)
 	m->uffd = -1;
 }
 
-static void refuse(struct daemon *d, struct machine_entry *m, const char *why)
-{
-	struct err e = {0};
-
-	err_set(&e, -EIO, "the machine's memory cannot be brought in: %s", why);
-	machine_kill(d, m, &e);
-}
-
 void feed_uffd(struct daemon *d, struct machine_entry *m, struct ctl_packet *p)
 {
-	struct ctl_msg msg = {.type = CTL_ATTACH};
 	struct feed *f = m->z ? m->z->feed : m->feed;
 	AUTO_FD fd = ctl_take(p, CTL_FD_UFFD, 0);
 
@@ -256,7 +273,6 @@ void feed_uffd(struct daemon *d, struct machine_entry *m, struct ctl_packet *p)
 		(void)!uffd_unregister(fd, p->msg.uffd.addr, m->memory);
 		return;
 	}
-	/* One that is still being set up reads this after its set-up. */
 	if (f->state == FEED_DEAD) {
 		refuse(d, m, "the pager is gone");
 		return;
@@ -266,11 +282,9 @@ void feed_uffd(struct daemon *d, struct machine_entry *m, struct ctl_packet *p)
 	m->feed_id = ++f->last_id;
 	if (!f->nmachines++)
 		deadline_set(&d->deadlines, &f->ask_at, now_ns() + ASK_NS, ask);
-	msg.uffd.addr = p->msg.uffd.addr;
-	msg.uffd.id = m->feed_id;
-	if (proc_send(&f->p, &msg, NULL,
-		    &(struct ctl_fd){m->uffd, CTL_FD_UFFD, 0}, 1))
-		refuse(d, m, "the pager does not read its requests");
+	m->uffd_addr = p->msg.uffd.addr;
+	if (f->state == FEED_RUNNING)
+		attach(d, m);
 }
 
 void feed_leave(struct daemon *d, struct machine_entry *m)

@@ -74,7 +74,7 @@ struct machine_entry {
 	struct writer *writer; /* borrowed: its snapshot in progress, or NULL */
 	/* Memory that a pager brings in; see feed.h. */
 	struct feed *feed; /* borrowed from .t, or owned; NULL: none */
-	uint64_t feed_id;
+	uint64_t feed_id, uffd_addr;
 	int uffd;                 /* owned copy, -1: none */
 	uint32_t first_answer_us; /* since .born; 0: none yet */
 

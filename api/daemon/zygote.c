@@ -226,22 +226,28 @@ static void give_up(struct daemon *d, struct zygote *z, const struct err *why)
 	unlink_zygote(z);
 	proc_kill(d, &z->p, &e);
 	daemon_bury(d, z);
+	/* What this host cannot do now it will not do in a second. */
+	if (e.code == -EOPNOTSUPP)
+		t->starts = MAX_STARTS;
 	zygote_lost(d, t, &e);
 }
 
-/* A base that only its pager can write to. */
+/* A base that only its pager can write to. Others get it for reading only: the
+ * seals do not keep fallocate() from putting a page of zeros into a hole. */
 static int take_lazy_base(struct template *t, struct ctl_packet *p)
 {
 	const int want = F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
 	AUTO_FD fd = ctl_take(p, CTL_FD_BASE, 0);
 	int seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
+	char path[40];
 
 	if (seals < 0 || (seals & want) != want)
 		return -EBADMSG;
 	if (t->base_fd >= 0)
 		(void)close(t->base_fd);
-	t->base_fd = take_fd(&fd);
-	return 0;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	t->base_fd = open(path, O_RDONLY | O_CLOEXEC);
+	return t->base_fd < 0 ? -errno : 0;
 }
 
 static void fed(struct daemon *d, struct feed *f, struct ctl_packet *p,

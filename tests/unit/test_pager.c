@@ -4,9 +4,12 @@
 #include "tests/unit/test.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static uint64_t blocks(int fd)
 {
@@ -109,6 +112,55 @@ static void test_direct(void **state)
 	fed_machine(&r, &m, 1);
 	all_right(&m);
 	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+/* Before it is registered nobody can touch it, so that no hole of the base
+ * becomes a page of zeros; and nobody but the pager can write to the base. */
+static void test_untouchable(void **state)
+{
+	struct err e = {0};
+	struct pager_rig r;
+	struct mem m;
+	char path[40];
+	int status, base;
+	pid_t pid;
+
+	(void)state;
+	pager_rig_init(&r);
+	pager_rig_start(&r);
+	/* As the daemon hands it out: fallocate() minds no seal. */
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", pager_base(r.p));
+	base = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(base >= 0);
+	assert_int_equal(mem_create(&m, SIZE, MEM_LAZY, base, &e), 0);
+	for (int write = 0; write < 2; write++) {
+		pid = fork();
+		if (!pid) {
+			(void)signal(SIGSEGV, SIG_DFL);
+			if (write)
+				memset(m.map, 1, 1);
+			_exit(*(volatile uint8_t *)m.map ? 1 : 0);
+		}
+		assert_true(pid > 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status));
+	}
+	assert_int_equal(blocks(base), 0);
+	assert_int_equal(pwrite(base, "x", 1, 0), -1);
+	assert_int_equal(fallocate(base, 0, 0, 4096), -1);
+	assert_int_equal(ftruncate(base, 0), -1);
+	assert_int_equal(fcntl(base, F_ADD_SEALS, F_SEAL_WRITE), -1);
+	assert_true(mmap(NULL, SIZE, PROT_WRITE, MAP_SHARED, base, 0) ==
+		    MAP_FAILED);
+	assert_int_equal(blocks(base), 0);
+	assert_int_equal(uffd_arm(&r.host, &m, &e), 0);
+	assert_int_equal(pager_attach(r.p, 1, fcntl(m.uffd, F_DUPFD_CLOEXEC, 0),
+				 (uintptr_t)m.map, 0, &e),
+		0);
+	all_right(&m);
+	mem_destroy(&m);
+	(void)close(base);
 	pager_rig_fini(&r);
 }
 
@@ -311,6 +363,7 @@ int main(void)
 		cmocka_unit_test(test_fetch_packed),
 		cmocka_unit_test(test_file_split),
 		cmocka_unit_test(test_direct),
+		cmocka_unit_test(test_untouchable),
 		cmocka_unit_test(test_long_zeros),
 		cmocka_unit_test(test_set_and_fill),
 		cmocka_unit_test(test_direct_fill),
