@@ -33,6 +33,8 @@ check="
 /usr/include/cmocka.h:libcmocka-dev
 python3:python3
 /usr/lib/python3/dist-packages/msgpack/__init__.py:python3-msgpack
+/usr/lib/python3/dist-packages/xxhash/__init__.py:python3-xxhash
+/usr/lib/python3/dist-packages/zstandard/__init__.py:python3-zstandard
 ps:procps
 qemu-system-x86_64:qemu-system-x86
 /usr/share/doc/busybox-static:busybox-static

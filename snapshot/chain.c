@@ -1,10 +1,10 @@
 /*
- * Chains: a diff, its parent, and so on to a full snapshot.
+ * Chains of diffs.
  *
- * How it works: memory is loaded leaf by leaf. For each, the files are gone
- * through from the newest to the oldest; a page is taken from the first that
- * has it, stored or as zero, and what that file does not have is looked for in
- * the next. So every page is read once, however deep the chain is.
+ * How it works: a diff has leaves and entries only where something changed. A
+ * page is looked up in the newest file first: present or zero there, it is
+ * found; neither, the parent knows. All files of a chain have the same regions,
+ * so a root index and a chunk number mean the same window in each of them.
  */
 #include "snapshot/internal.h"
 
@@ -21,11 +21,12 @@ int snap_digest_of(const struct snap_header *h, const struct snap_section *sec,
 	int rc = -ENOMEM;
 
 	memset(digest, 0, 16);
-	if (x && !XXH3_128bits_reset(x) &&
-		!XXH3_128bits_update(x, h, sizeof(*h)) &&
-		!XXH3_128bits_update(x, sec, h->section_count * sizeof(*sec))) {
+	if (x && XXH3_128bits_reset(x) == XXH_OK &&
+		XXH3_128bits_update(x, h, sizeof(*h)) == XXH_OK &&
+		XXH3_128bits_update(x, sec, h->section_count * sizeof(*sec)) ==
+			XXH_OK) {
 		XXH128_canonicalFromHash(&c, XXH3_128bits_digest(x));
-		memcpy(digest, c.digest, sizeof(c.digest));
+		memcpy(digest, c.digest, 16);
 		rc = 0;
 	}
 	(void)XXH3_freeState(x);
@@ -39,148 +40,173 @@ int snap_digest(const struct snap *s, uint8_t digest[16])
 
 const struct snap_parent *snap_get_parent(const struct snap *s)
 {
-	return s->h.flags & SNAP_FLAG_DIFF ? &s->wanted : NULL;
+	return s->h.flags & SNAP_FLAG_DIFF ? &s->parent_id : NULL;
 }
 
-/* Called when the header has been read. */
-void snap_note_parent(struct snap *s)
+static bool same_regions(const struct snap *a, const struct snap *b)
 {
-	memcpy(s->wanted.uuid.b, s->h.parent_uuid, sizeof(s->wanted.uuid.b));
-	memcpy(s->wanted.digest, s->h.parent_digest, sizeof(s->wanted.digest));
-	s->wanted.path = s->h.parent_path;
-}
-
-static int check_same(
-	const struct snap *child, const struct snap *parent, struct err *e)
-{
-	bool same = child->mem.region_count == parent->mem.region_count;
-
-	for (uint32_t i = 0; same && i < child->mem.region_count; i++)
-		same = child->region[i].gpa == parent->region[i].gpa &&
-		       child->region[i].size == parent->region[i].size;
-	if (!same)
-		return err_set(e, -EBADMSG,
-			"the memory regions of diff and parent differ");
-	return 0;
+	return a->mem.region_count == b->mem.region_count &&
+	       a->mem.root_count == b->mem.root_count &&
+	       !memcmp(a->region, b->region,
+		       a->mem.region_count * sizeof(a->region[0]));
 }
 
 int snap_attach(struct snap *child, struct snap *parent, struct err *e)
 {
 	char want[SNAP_UUID_STR], have[SNAP_UUID_STR];
 	uint8_t digest[16];
-	int rc;
 
 	if (!(child->h.flags & SNAP_FLAG_DIFF))
 		return err_set(e, -EINVAL, "a full snapshot has no parent");
-	snap_uuid_str(&child->wanted.uuid, want);
+	snap_uuid_str(&child->parent_id.uuid, want);
 	snap_uuid_str(snap_get_uuid(parent), have);
 	if (strcmp(want, have) != 0)
 		return err_set(e, -ESTALE,
 			"parent %s: found snapshot %s instead", want, have);
-	rc = snap_digest(parent, digest);
-	if (rc)
-		return err_sys(e, rc, "digest of a snapshot");
-	if (memcmp(digest, child->wanted.digest, sizeof(digest)) != 0)
+	if (snap_digest(parent, digest))
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	if (memcmp(child->h.parent_digest, digest, sizeof(digest)))
 		return err_set(e, -ESTALE,
 			"parent %s: the file has been changed since the diff "
 			"was made",
 			want);
-	rc = check_same(child, parent, e);
-	if (rc)
-		return rc;
+	if (child->h.arch != parent->h.arch || !same_regions(child, parent))
+		return err_set(e, -EBADMSG,
+			"the memory regions of diff and parent differ");
 	child->parent = parent;
+	child->depth = parent->depth + 1;
 	return 0;
+}
+
+int snap_attach_all(struct snap **chain, unsigned n, struct err *e)
+{
+	int rc = 0;
+
+	/* The oldest first: depth counts from there. */
+	for (unsigned i = n; i-- > 1 && !rc;)
+		rc = snap_attach(chain[i - 1], chain[i], e);
+	return rc ? rc : snap_check_chain(chain[0], e);
 }
 
 int snap_check_chain(const struct snap *s, struct err *e)
 {
-	unsigned depth = 0;
+	char uuid[SNAP_UUID_STR];
 
-	for (; s->h.flags & SNAP_FLAG_DIFF; s = s->parent) {
-		if (!s->parent)
-			return err_set(e, -EOPNOTSUPP,
-				"the snapshot is a diff and its parent is not "
-				"open");
-		if (++depth > SNAP_MAX_CHAIN)
-			return err_set(e, -EOPNOTSUPP,
-				"a chain of more than %d snapshots",
-				SNAP_MAX_CHAIN);
-	}
-	return 0;
+	if (s->depth > SNAP_MAX_CHAIN)
+		return err_set(e, -EOPNOTSUPP,
+			"a chain of more than %d diffs: merge some of them",
+			SNAP_MAX_CHAIN);
+	while (s->parent)
+		s = s->parent;
+	if (!(s->h.flags & SNAP_FLAG_DIFF))
+		return 0;
+	snap_uuid_str(&s->parent_id.uuid, uuid);
+	return err_set(e, -ENOENT,
+		"this is a diff, and its parent %s is missing (it was at "
+		"\"%s\")",
+		uuid, s->parent_id.path);
 }
 
-/* ---- loading ---- */
+/* ---- windows ---- */
 
-/* One leaf of guest memory, put together from the files of a chain. */
-struct gather {
-	const struct mem *mem;
-	uint8_t *buf;                     /* SNAP_CHUNK_SIZE bytes */
-	uint16_t found[SNAP_LEAF_CHUNKS]; /* pages that are settled */
-};
-
-/* Copy runs of pages from the packed bytes to where they belong. present: what
- * buf holds; want: which of those. */
-static int place(const struct gather *g, gpa_t gpa, uint16_t present,
-	uint16_t want, struct err *e)
+const struct snap *snap_chunk_file(
+	const struct snap *s, const struct snap_chunk *c, struct err *e)
 {
-	const uint8_t *buf = g->buf;
-	unsigned page = 0, run;
-
-	for (; page < SNAP_CHUNK_PAGES; page += run ? run : 1) {
-		int rc;
-
-		run = 0;
-		while (page + run < SNAP_CHUNK_PAGES &&
-			(want >> (page + run) & 1))
-			run++;
-		if (!run) {
-			if (present >> page & 1)
-				buf += SNAP_PAGE_SIZE;
-			continue;
-		}
-		rc = snap_place_run(g->mem, gpa + page * SNAP_PAGE_SIZE, buf,
-			run * SNAP_PAGE_SIZE, e);
-		if (rc)
-			return rc;
-		buf += run * SNAP_PAGE_SIZE;
+	for (unsigned i = 0; i < c->file && s; i++)
+		s = s->parent;
+	if (!s) {
+		err_set(e, -EBADMSG, "its data is in ancestor %u: not there",
+			c->file);
+		return NULL;
 	}
-	return 0;
+	if (c->offset < s->mem.data_offset ||
+		!range_inside(c->offset, c->stored_length, s->h.file_length)) {
+		err_set(e, -EBADMSG, "its data is not inside the file");
+		return NULL;
+	}
+	return s;
 }
 
-/* What this file has of the leaf. */
-static int gather_from(
-	struct gather *g, const struct snap *s, uint32_t i, struct err *e)
+void snap_leaves_init(struct snap_leaves *l, const struct snap *s)
+{
+	memset(l, 0, sizeof(*l));
+	for (; s && l->nfiles <= SNAP_MAX_CHAIN; s = s->parent)
+		l->file[l->nfiles++] = s;
+}
+
+void snap_leaves_fini(struct snap_leaves *l)
+{
+	for (uint32_t i = 0; i < l->nfiles; i++)
+		free(l->spare[i]);
+	l->nfiles = 0;
+}
+
+int snap_leaves_read(struct snap_leaves *l, uint32_t i, struct err *e)
 {
 	struct snap_leaf_at at;
-	struct snap_leaf leaf;
-	int rc;
 
-	snap_leaf_locate(s, i, &at);
-	rc = snap_read_leaf(s, &at, &leaf, e);
-	for (uint32_t n = 0; n < at.chunks && !rc; n++) {
-		const struct snap_chunk *c = &leaf.chunk[n];
-		uint16_t want = (uint16_t)(c->present & ~g->found[n]);
+	l->root = i;
+	for (uint32_t f = 0; f < l->nfiles; f++) {
+		int rc;
 
-		g->found[n] |= c->present | c->zero;
-		if (!want)
+		l->leaf[f] = NULL;
+		if (!l->file[f]->root[i].offset)
 			continue;
-		rc = snap_read_chunk(s, &at, n, c, g->buf, e);
-		if (!rc)
-			rc = place(g, at.gpa + n * SNAP_CHUNK_SIZE, c->present,
-				want, e);
+		if (!l->spare[f])
+			l->spare[f] = malloc(sizeof(struct snap_leaf));
+		if (!l->spare[f])
+			return err_set(e, -ENOMEM, "snapshot: out of memory");
+		snap_leaf_locate(l->file[f], i, &at);
+		rc = snap_read_leaf(l->file[f], &at, l->spare[f], e);
+		if (rc)
+			return rc;
+		l->leaf[f] = l->spare[f];
 	}
-	return rc;
+	return 0;
 }
 
-int snap_load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
-	struct snap_buffer *buf, struct err *e)
+int snap_leaves_window(const struct snap_leaves *l, uint32_t n,
+	struct snap_window *w, struct err *e)
 {
-	struct gather g = {.mem = mem, .buf = buf->b};
-	int rc = 0;
+	uint16_t open = 0xffff;
 
-	for (; s && !rc; s = s->parent) {
-		if (s->root[i].offset)
-			rc = gather_from(&g, s, i, e);
+	w->n = 0;
+	w->named_zero = 0;
+	for (uint32_t f = 0; f < l->nfiles && open; f++) {
+		const struct snap_chunk *c;
+		uint16_t take;
+		struct err why = {0};
+
+		if (!l->leaf[f])
+			continue;
+		c = &l->leaf[f]->chunk[n];
+		w->named_zero |= c->zero & open;
+		take = c->present & open;
+		open &= (uint16_t) ~(c->zero | c->present);
+		if (!take)
+			continue;
+		w->ext[w->n] = (struct snap_extent){.c = *c, .take = take};
+		w->ext[w->n].file = snap_chunk_file(l->file[f], c, &why);
+		if (!w->ext[w->n].file)
+			return snap_bad(e, l->file[f]->root[l->root].offset,
+				sizeof(struct snap_leaf), "chunk %u: %s",
+				l->root * SNAP_LEAF_CHUNKS + n, why.msg);
+		w->n++;
 	}
-	return rc;
+	/* No file says anything: zero in the full one. */
+	w->zero = w->named_zero | open;
+	return 0;
+}
+
+void snap_unpack_pages(
+	uint8_t *window, const uint8_t *packed, uint16_t present, uint16_t take)
+{
+	for (unsigned n = 0; n < SNAP_CHUNK_PAGES; n++) {
+		if (!(present >> n & 1))
+			continue;
+		if (take >> n & 1)
+			memcpy(window + n * SNAP_PAGE_SIZE, packed,
+				SNAP_PAGE_SIZE);
+		packed += SNAP_PAGE_SIZE;
+	}
 }

@@ -28,7 +28,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 /* A reader takes files of its own major version whose min_reader_minor is not
  * above its own minor version. */
 #define SNAP_MAJOR 1
-#define SNAP_MINOR 0
+#define SNAP_MINOR 1
 
 enum {
 	SNAP_ARCH_X86_64 = 1,
@@ -65,6 +65,9 @@ static_assert(sizeof(struct snap_header) == 4096, "header");
 static_assert(offsetof(struct snap_header, created_ns) == 72, "header");
 static_assert(offsetof(struct snap_header, parent_path) == 136, "header");
 static_assert(offsetof(struct snap_header, crc) == 4092, "header");
+
+/* The smallest reader's minor version that a file with diff or zstd names. */
+#define SNAP_MINOR_CHAINS 1
 
 /* Sections and chunks. */
 enum {
@@ -161,7 +164,7 @@ struct snap_chunk {
 	uint32_t crc;        /* of the raw bytes */
 	uint16_t present;
 	uint16_t zero;
-	uint16_t file; /* 0: this file; n: its n-th ancestor */
+	uint16_t file; /* of the data. 0: this file; n: its n-th ancestor */
 	uint8_t codec;
 	uint8_t reserved[5];
 };

@@ -188,6 +188,9 @@ int snap_read_header(struct snap *s, struct err *e)
 		rc = check_header(h, e);
 	if (rc)
 		return rc;
+	memcpy(s->parent_id.uuid.b, h->parent_uuid, 16);
+	memcpy(s->parent_id.digest, h->parent_digest, 16);
+	s->parent_id.path = h->parent_path;
 	if (size < h->file_length)
 		return snap_bad(e, size, h->file_length - size,
 			"missing, the file is cut short");

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zstd.h>
 
 static int check_region(const struct snap *s, uint32_t i, uint32_t *leaves)
 {
@@ -74,15 +75,17 @@ static int check_roots(
 {
 	uint64_t at = sec->offset + sizeof(s->mem) +
 		      s->mem.region_count * sizeof(s->region[0]);
-	uint64_t present = 0, prev = 0;
+	uint64_t present = 0, zero = 0, prev = 0;
 
 	for (uint32_t i = 0; i < s->mem.root_count; i++) {
 		if (check_root(s, i, &prev))
 			return snap_bad(e, at + i * sizeof(s->root[0]),
 				sizeof(s->root[0]), "memory: root entry %u", i);
 		present += s->root[i].pages_present;
+		zero += s->root[i].pages_zero;
 	}
-	if (present != s->mem.pages_present)
+	if (present != s->mem.pages_present ||
+		((s->h.flags & SNAP_FLAG_DIFF) && zero != s->mem.pages_zero))
 		return snap_bad(e, sec->offset, sizeof(s->mem),
 			"memory: the page counts do not add up");
 	return 0;
@@ -203,16 +206,25 @@ static uint32_t popcount16(uint16_t v)
 static int check_present(
 	const struct snap *s, const struct snap_chunk *c, struct err *e)
 {
-	if (c->codec != SNAP_CODEC_RAW)
+	bool raw = c->codec == SNAP_CODEC_RAW;
+
+	if (!raw && c->codec != SNAP_CODEC_ZSTD)
 		return err_set(e, -EOPNOTSUPP,
 			"codec %u is unsupported by this version", c->codec);
-	if (c->file)
-		return err_set(e, -EBADMSG, "is in a file of a chain");
+	if (c->file &&
+		(!(s->h.flags & SNAP_FLAG_DIFF) || c->file > SNAP_MAX_CHAIN))
+		return err_set(e, -EBADMSG, "is in no file of this chain");
 	if (c->raw_length != popcount16(c->present) * SNAP_PAGE_SIZE ||
-		c->stored_length != c->raw_length)
+		(raw && c->stored_length != c->raw_length) ||
+		(!raw && (!c->stored_length ||
+				 c->stored_length >= c->raw_length)))
 		return err_set(e, -EBADMSG, "wrong length");
-	if (c->offset % SNAP_PAGE_SIZE || c->offset < s->mem.data_offset ||
-		!range_inside(c->offset, c->stored_length, s->h.file_length))
+	if (raw && c->offset % SNAP_PAGE_SIZE)
+		return err_set(e, -EBADMSG, "at no multiple of 4096");
+	/* In an ancestor: snap_chunk_file() checks it. */
+	if (!c->file && (c->offset < s->mem.data_offset ||
+				!range_inside(c->offset, c->stored_length,
+					s->h.file_length)))
 		return err_set(e, -EBADMSG, "not inside the file");
 	return 0;
 }
@@ -292,17 +304,45 @@ int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
 	return check_leaf(s, at, leaf, e);
 }
 
+int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
+	struct err *e)
+{
+	const void *bytes = stored;
+
+	if (c->codec == SNAP_CODEC_ZSTD) {
+		size_t n = ZSTD_decompress(
+			raw, SNAP_CHUNK_SIZE, stored, c->stored_length);
+
+		if (ZSTD_isError(n) || n != c->raw_length)
+			return err_set(e, -EBADMSG, "cannot be unpacked");
+		bytes = raw;
+	} else if (raw && raw != stored) {
+		memcpy(raw, stored, c->raw_length);
+		bytes = raw;
+	}
+	if (crc32c(0, bytes, c->raw_length) != c->crc)
+		return err_set(e, -EBADMSG, "checksum mismatch");
+	return 0;
+}
+
 int snap_read_chunk(const struct snap *s, const struct snap_leaf_at *at,
 	uint32_t n, const struct snap_chunk *c, uint8_t *buf, struct err *e)
 {
-	int rc = snap_pread(s->fd, buf, c->stored_length, c->offset, e);
+	uint8_t stored[SNAP_CHUNK_SIZE];
+	void *to = c->codec == SNAP_CODEC_RAW ? buf : stored;
+	struct err why = {0};
+	const struct snap *file = snap_chunk_file(s, c, &why);
+	int rc = 0;
 
-	if (rc)
-		return rc;
-	if (crc32c(0, buf, c->raw_length) != c->crc)
-		return snap_bad(e, c->offset, c->stored_length,
-			"chunk %u (guest 0x%llx): checksum mismatch",
-			at->root * SNAP_LEAF_CHUNKS + n,
-			(unsigned long long)(at->gpa + n * SNAP_CHUNK_SIZE));
-	return 0;
+	if (file) {
+		rc = snap_pread(file->fd, to, c->stored_length, c->offset, e);
+		if (rc)
+			return rc;
+		rc = snap_chunk_decode(c, to, buf, &why);
+	}
+	if (file && !rc)
+		return 0;
+	return snap_bad(e, c->offset, c->stored_length,
+		"chunk %u (guest 0x%llx): %s", at->root * SNAP_LEAF_CHUNKS + n,
+		(unsigned long long)(at->gpa + n * SNAP_CHUNK_SIZE), why.msg);
 }

@@ -92,7 +92,7 @@ static void pack_digest(struct inspect *in)
 {
 	uint8_t digest[16];
 
-	(void)!snap_digest_of(&in->s.h, in->s.sec, digest);
+	(void)!snap_digest(&in->s, digest);
 	key_hex(in->out, "digest", digest, sizeof(digest));
 	in->keys++;
 }

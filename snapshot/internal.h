@@ -12,6 +12,8 @@
 #include "snapshot/format.h"
 #include "snapshot/snap.h"
 
+#include <sys/uio.h>
+
 #if defined(__x86_64__)
 #define SNAP_ARCH_HOST SNAP_ARCH_X86_64
 #elif defined(__aarch64__)
@@ -24,9 +26,10 @@ struct snap {
 	struct snap_section *sec; /* owned; h.section_count of them */
 	struct snap_memory mem;
 	struct snap_region region[SNAP_MAX_REGIONS];
-	struct snap_root *root;    /* owned; mem.root_count of them */
-	struct snap_parent wanted; /* of a diff; .path points into h */
-	struct snap *parent;       /* borrowed; NULL: not attached */
+	struct snap_root *root;       /* owned; mem.root_count of them */
+	struct snap_parent parent_id; /* of a diff */
+	struct snap *parent;          /* borrowed; snap_attach() */
+	uint32_t depth;               /* how many ancestors are attached */
 };
 
 /* "bytes 17-20: ..." with code -EBADMSG; len 0: no range in front. */
@@ -73,10 +76,81 @@ void snap_leaf_locate(
 /* Read leaf and check it and all its chunks. Not for absent leaves. */
 int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
 	struct snap_leaf *leaf, struct err *e) MUST_USE;
+/* The file in which an entry of s has its data: itself or an ancestor, and the
+ * entry's place in it is checked. NULL and -EBADMSG when there is none. */
+const struct snap *snap_chunk_file(
+	const struct snap *s, const struct snap_chunk *c, struct err *e);
+/* Check the stored bytes of a chunk and unpack them to raw (SNAP_CHUNK_SIZE);
+ * raw codec: raw may be stored itself, or NULL to check only. */
+int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
+	struct err *e) MUST_USE;
 /* The raw bytes of a chunk that has any, checked; buf: SNAP_CHUNK_SIZE. */
 int snap_read_chunk(const struct snap *s, const struct snap_leaf_at *at,
 	uint32_t n, const struct snap_chunk *c, uint8_t *buf,
 	struct err *e) MUST_USE;
+/* The pages of c that are in `take` come out of its packed bytes to where they
+ * belong in a window of 64 KiB. */
+void snap_unpack_pages(uint8_t *window, const uint8_t *packed, uint16_t present,
+	uint16_t take);
+
+/* chain.c: what a window of 64 KiB is made of, through the chain. */
+struct snap_extent {
+	const struct snap *file; /* where the stored bytes are */
+	struct snap_chunk c;
+	uint16_t take; /* those of c.present that count; the rest is newer */
+};
+struct snap_window {
+	uint16_t zero;       /* pages that are zeros */
+	uint16_t named_zero; /* those of which a file of the chain says so */
+	uint16_t n;
+	struct snap_extent ext[SNAP_CHUNK_PAGES];
+};
+/* The leaves for one root index, of each file of a chain; NULL where there is
+ * none. */
+struct snap_leaves {
+	uint32_t root;
+	uint32_t nfiles;
+	struct snap_leaf *leaf[SNAP_MAX_CHAIN + 1];  /* owned */
+	struct snap_leaf *spare[SNAP_MAX_CHAIN + 1]; /* owned */
+	const struct snap *file[SNAP_MAX_CHAIN + 1];
+};
+void snap_leaves_init(struct snap_leaves *l, const struct snap *s);
+void snap_leaves_fini(struct snap_leaves *l);
+/* Read and check the leaves of root entry i, in all files of the chain. */
+int snap_leaves_read(struct snap_leaves *l, uint32_t i, struct err *e) MUST_USE;
+/* Window n (of the leaf's 128). Every page is in one extent or in zero. */
+int snap_leaves_window(const struct snap_leaves *l, uint32_t n,
+	struct snap_window *w, struct err *e) MUST_USE;
+int snap_digest_of(const struct snap_header *h, const struct snap_section *sec,
+	uint8_t digest[16]) MUST_USE;
+/* All ancestors of a diff are there? */
+int snap_check_chain(const struct snap *s, struct err *e) MUST_USE;
+
+/* pool.c: n pieces of work by several threads. */
+struct snap_pool;
+/* threads: besides the caller's; 0: none is started. */
+int snap_pool_open(unsigned threads, struct snap_pool **out) MUST_USE;
+void snap_pool_close(struct snap_pool *p);
+/* fn(arg, i, slot) for each i below n; slot: 0 to threads, never used by two at
+ * once. Returns when all are done: 0 or what the first failing fn returned. */
+int snap_pool_run(struct snap_pool *p,
+	int (*fn)(void *arg, uint32_t i, unsigned slot), void *arg, uint32_t n);
+
+/* output.c: large writes, several under way. */
+struct snap_output;
+/* direct: past the page cache, where the file system can. */
+int snap_output_open(
+	int fd, bool direct, struct snap_output **out, struct err *e) MUST_USE;
+/* Waits for all writes; the buffers may be freed then. */
+void snap_output_close(struct snap_output *o);
+#define SNAP_OUTPUT_BATCHES 3
+/* Write n pieces one behind the other at this offset; they stay untouched until
+ * snap_output_wait() of the same batch number. */
+int snap_output_write(struct snap_output *o, unsigned batch,
+	const struct iovec *iov, unsigned n, uint64_t offset,
+	struct err *e) MUST_USE;
+int snap_output_wait(
+	struct snap_output *o, unsigned batch, struct err *e) MUST_USE;
 
 /* Which pages of guest memory may have content, without touching any. */
 struct snap_pages {
@@ -92,27 +166,108 @@ void snap_pages_init(
 int snap_pages_mask(
 	struct snap_pages *p, uint64_t offset, uint16_t *mask) MUST_USE;
 
+/* A window of 64 KiB as it is written. */
+struct snap_got {
+	uint8_t *buf; /* room for SNAP_CHUNK_SIZE: the present pages, packed */
+	uint16_t present, zero;
+};
+/* Where the memory image comes from that is written: a machine (input_mem.c),
+ * a chain (input_chain.c). */
+struct snap_input {
+	/* Get ready for root entry i: ascending, one at a time. */
+	int (*leaf)(struct snap_input *in, uint32_t i, struct err *e);
+	/* Window n of it. Several threads at once, each with its own slot. */
+	int (*window)(struct snap_input *in, uint32_t n, unsigned slot,
+		struct snap_got *got, struct err *e);
+	/* The layout, as in the memory section. */
+	uint32_t regions, roots;
+	struct snap_region region[SNAP_MAX_REGIONS];
+	bool diff; /* pages may be neither present nor zero */
+};
+
 /* memwriter.c: write chunk data and leaves from file offset *at on and fill
  * root[], one entry per leaf; *at is then where the file ends. */
-int snap_write_memory(const struct machine *m, int fd,
-	const struct snap_write_opts *opts, uint64_t *at,
+struct snap_memory_job {
+	struct snap_input *in;
+	int fd;
+	int zstd_level;
+	unsigned threads;
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+	uint64_t pages_shared; /* out */
+};
+int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 	struct snap_root *root, struct err *e) MUST_USE;
 
-/* chain.c */
-int snap_digest_of(const struct snap_header *h, const struct snap_section *sec,
-	uint8_t digest[16]) MUST_USE;
-void snap_note_parent(struct snap *s);
-/* Is every parent there? */
-int snap_check_chain(const struct snap *s, struct err *e) MUST_USE;
-/* Leaf i of guest memory, through a buffer of the caller's. */
-struct snap_buffer {
-	uint8_t b[SNAP_CHUNK_SIZE];
+/* front.c: everything in front of the memory data. Sections are added, then
+ * memory, then all of it is written. */
+#define SNAP_FRONT_SECTIONS (MACHINE_MAX_CPUS + MACHINE_MAX_DEVICES + 8)
+struct snap_front {
+	struct snap_header h;
+	struct snap_memory mem;
+	struct snap_section sec[SNAP_FRONT_SECTIONS];
+	msgpack_sbuffer buf[SNAP_FRONT_SECTIONS]; /* owned: the content */
+	uint32_t n;
 };
-int snap_load_leaf(const struct snap *s, uint32_t i, const struct mem *mem,
-	struct snap_buffer *buf, struct err *e) MUST_USE;
-/* reader.c: len bytes of whole pages. */
-int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
-	uint64_t len, struct err *e) MUST_USE;
+void snap_front_header(struct snap_front *f, const struct snap_uuid *uuid,
+	uint64_t created_ns, const struct snap_parent *parent);
+/* A section whose content the caller writes to the returned buffer. */
+msgpack_sbuffer *snap_front_section(struct snap_front *f, uint64_t tag,
+	uint16_t index, uint16_t version, const char *name);
+/* The last section: with everything but what the data decides. */
+int snap_front_memory(struct snap_front *f, const struct snap_input *in,
+	struct err *e) MUST_USE;
+/* Memory data, then the front, then fsync. */
+int snap_front_finish(struct snap_front *f, struct snap_memory_job *job,
+	struct snap_written *out, struct err *e) MUST_USE;
+void snap_front_free(struct snap_front *f);
+/* An empty regular file, and not open for appending? */
+int snap_check_output(int fd, struct err *e) MUST_USE;
+
+/* input_chain.c: a snapshot and its ancestors; own: only its own pages, so that
+ * a diff stays one. */
+struct snap_input_chain {
+	struct snap_input in;
+	const struct snap *s;
+	struct snap_leaves leaves;
+	uint8_t *buf; /* owned: three times 64 KiB for each thread */
+};
+int snap_input_chain(struct snap_input_chain *x, const struct snap *s, bool own,
+	unsigned threads, struct err *e) MUST_USE;
+void snap_input_chain_fini(struct snap_input_chain *x);
+
+/* input_mem.c; pages, pagemap_fd, parent as in snap_write_opts */
+struct snap_input_mem {
+	struct snap_input in;
+	const struct mem *mem;
+	const uint64_t *bits;
+	struct snap_pages pages;
+	const struct mem_region *r; /* at hand, and the offset in it */
+	uint64_t at;
+	uint16_t mask[SNAP_LEAF_CHUNKS];
+};
+void snap_input_mem(struct snap_input_mem *x, const struct mem *mem,
+	const struct snap_write_opts *o);
+
+/* dedupe.c: chunks that were stored before, by the hash of their raw bytes. */
+struct snap_stored {
+	uint64_t hash[2];
+	uint64_t offset;
+	uint32_t stored_length, raw_length, crc;
+	uint32_t root;
+	uint16_t chunk, present;
+	uint8_t codec, used;
+};
+struct snap_dedupe {
+	struct snap_stored *slot; /* owned */
+	size_t n, cap;
+};
+void snap_dedupe_free(struct snap_dedupe *d);
+/* The entry with this hash and length, or NULL. */
+const struct snap_stored *snap_dedupe_find(const struct snap_dedupe *d,
+	const uint64_t hash[2], uint32_t raw_length);
+/* Remember; does nothing when the table has grown as large as it may. */
+void snap_dedupe_add(struct snap_dedupe *d, const struct snap_stored *s);
 
 /* metadata.c */
 int snap_pack_metadata(const struct machine *m, const char *labels_json,

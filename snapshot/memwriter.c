@@ -1,8 +1,16 @@
 /*
- * How it works: memory is walked once, upwards. The present pages of a chunk
- * are copied into a buffer, which is written when it is full: the file grows
- * in large sequential writes. A leaf is written right behind the data of its
- * chunks, so only the root has to be kept: 16 bytes for 8 MiB.
+ * How it works: memory is walked once, upwards, a leaf (8 MiB) at a time. For
+ * each of its chunks, several threads at once, the present pages are packed,
+ * checksummed, hashed and compressed. Then one thread looks up which of them
+ * the file has already, gives the others their place, and hands all of it with
+ * the leaf behind it to the output as one large write. Some leaves' writes are
+ * under way while the next one is made. Only the root is kept: 16 bytes for
+ * 8 MiB.
+ *
+ * A chunk counts as one that the file has only after its bytes were compared:
+ * guests choose the content, and hashes can be made to collide. What it is
+ * compared with is read from the file (a chunk that is still on its way there
+ * is compared in memory).
  */
 #include "snapshot/internal.h"
 #include "core/crc32c.h"
@@ -10,185 +18,376 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
+#include <zstd.h>
 
-#define OUT_SIZE (4 * MIB)
+#define BATCHES  SNAP_OUTPUT_BATCHES
+#define RAW_SIZE (SNAP_LEAF_CHUNKS * SNAP_CHUNK_SIZE)
+/* Pieces of one write: chunks, what fills up to the leaf, the leaf. */
+#define MAX_IOV (2 * SNAP_LEAF_CHUNKS + 2)
 
-struct out {
-	int fd;
-	const struct mem *mem;
-	const struct snap_write_opts *opts;
-	struct snap_pages pages;
-	uint8_t *buf;    /* owned */
-	uint64_t used;   /* bytes in buf */
-	uint64_t offset; /* in the file, of buf[0] */
+static const _Alignas(4096) uint8_t zero_page[SNAP_PAGE_SIZE];
+
+/* What became of a chunk. */
+struct made {
+	uint16_t present, zero;
+	uint32_t raw_length, stored_length, crc;
+	uint64_t hash[2];
+	uint8_t codec;
 };
 
-static int out_flush(struct out *o, struct err *e)
-{
-	int rc = pwrite_full(o->fd, o->buf, o->used, o->offset);
+/* A leaf on its way. */
+struct batch {
+	uint8_t *raw;    /* owned: slot n holds the packed pages of chunk n */
+	uint8_t *packed; /* owned: the same, compressed; NULL for raw */
+	struct snap_leaf *leaf; /* owned */
+	struct made made[SNAP_LEAF_CHUNKS];
+	struct iovec iov[MAX_IOV];
+	uint32_t root;
+	uint32_t chunks;
+	bool busy; /* its write may be under way */
+};
 
-	if (rc)
-		return err_sys(e, rc, "writing the snapshot at byte %llu",
-			(unsigned long long)o->offset);
-	o->offset += o->used;
-	o->used = 0;
-	return 0;
+struct writer {
+	struct snap_memory_job *job;
+	struct snap_pool *pool;
+	struct snap_output *out;
+	struct snap_dedupe dedupe;
+	ZSTD_CCtx **zstd; /* owned, one per thread */
+	struct err *why;  /* owned, one per thread */
+	struct batch batch[BATCHES];
+	struct batch *b;  /* the one that is being made */
+	uint8_t *compare; /* owned: SNAP_CHUNK_SIZE, twice */
+	uint64_t offset;  /* where the next leaf's data goes */
+};
+
+/* ---- one chunk; several threads ---- */
+
+static void compress(struct writer *w, uint32_t n, unsigned slot)
+{
+	struct batch *b = w->b;
+	struct made *m = &b->made[n];
+	size_t len = ZSTD_compressCCtx(w->zstd[slot],
+		b->packed + n * SNAP_CHUNK_SIZE, m->raw_length - 1,
+		b->raw + n * SNAP_CHUNK_SIZE, m->raw_length,
+		w->job->zstd_level);
+
+	/* One that does not get shorter does not fit, and stays raw. */
+	if (ZSTD_isError(len))
+		return;
+	m->codec = SNAP_CODEC_ZSTD;
+	m->stored_length = (uint32_t)len;
 }
 
-/* Room for len more bytes at buf + used. */
-static int out_room(struct out *o, uint64_t len, struct err *e)
+static int make_chunk(void *arg, uint32_t n, unsigned slot)
 {
-	return OUT_SIZE - o->used < len ? out_flush(o, e) : 0;
-}
+	struct writer *w = arg;
+	struct batch *b = w->b;
+	struct made *m = &b->made[n];
+	uint8_t *raw = b->raw + n * SNAP_CHUNK_SIZE;
+	struct snap_got got = {.buf = raw};
+	XXH128_hash_t h;
+	int rc = w->job->in->window(w->job->in, n, slot, &got, &w->why[slot]);
 
-/* Most pages that are not zero show it in the first words. */
-static bool page_is_zero(const uint8_t *p)
-{
-	uint64_t w[8];
-
-	for (size_t i = 0; i < SNAP_PAGE_SIZE; i += sizeof(w)) {
-		memcpy(w, p + i, sizeof(w));
-		if (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7])
-			return false;
-	}
-	return true;
-}
-
-/* Append the pages of mask that are not zero; fill c but for .zero. */
-static int write_chunk(struct out *o, const uint8_t *host, uint16_t mask,
-	struct snap_chunk *c, struct err *e)
-{
-	uint64_t start;
-	int rc = out_room(o, SNAP_CHUNK_SIZE, e);
-
-	if (rc)
+	*m = (struct made){.present = got.present, .zero = got.zero};
+	if (rc || !m->present)
 		return rc;
-	start = o->used;
-	for (unsigned n = 0; n < SNAP_CHUNK_PAGES; n++) {
-		const uint8_t *page = host + n * SNAP_PAGE_SIZE;
+	m->raw_length = (uint32_t)__builtin_popcount(m->present) *
+			(uint32_t)SNAP_PAGE_SIZE;
+	m->stored_length = m->raw_length;
+	m->crc = crc32c(0, raw, m->raw_length);
+	h = XXH3_128bits(raw, m->raw_length);
+	m->hash[0] = h.low64;
+	m->hash[1] = h.high64;
+	if (w->job->zstd_level)
+		compress(w, n, slot);
+	return 0;
+}
 
-		if (!(mask >> n & 1) || page_is_zero(page))
+/* ---- chunks that the file has already ---- */
+
+/* Its stored bytes: in a batch that is still on its way, or in the file. */
+static int stored_bytes(struct writer *w, const struct snap_stored *s,
+	uint8_t *buf, const uint8_t **out)
+{
+	for (unsigned i = 0; i < BATCHES; i++) {
+		struct batch *b = &w->batch[i];
+
+		if (!b->raw || !b->busy || b->root != s->root)
 			continue;
-		memcpy(o->buf + o->used, page, SNAP_PAGE_SIZE);
-		o->used += SNAP_PAGE_SIZE;
-		c->present |= (uint16_t)(1U << n);
-	}
-	if (!c->present)
+		*out = (s->codec == SNAP_CODEC_RAW ? b->raw : b->packed) +
+		       s->chunk * SNAP_CHUNK_SIZE;
 		return 0;
-	c->offset = o->offset + start;
-	c->stored_length = (uint32_t)(o->used - start);
-	c->raw_length = c->stored_length;
-	c->crc = crc32c(0, o->buf + start, c->raw_length);
-	return 0;
+	}
+	/* Raw ones stand at multiples of a page, as O_DIRECT wants it. */
+	*out = buf;
+	return pread_full(w->job->fd, buf, s->stored_length, s->offset);
 }
 
-/* The pages of the chunk at this offset that are to be looked at. */
-static int chunk_mask(struct out *o, uint64_t offset, uint16_t *mask)
+static bool same_bytes(struct writer *w, const struct snap_stored *s,
+	const uint8_t *raw, uint32_t len)
 {
-	const uint64_t *pages = o->opts->pages;
-	uint64_t first = offset / SNAP_PAGE_SIZE;
+	uint8_t *buf = w->compare, *unpacked = w->compare + SNAP_CHUNK_SIZE;
+	const uint8_t *stored;
 
-	if (!pages)
-		return snap_pages_mask(&o->pages, offset, mask);
-	/* Chunks do not cross words. */
-	*mask = (uint16_t)(pages[first / 64] >> first % 64);
-	return 0;
+	if (stored_bytes(w, s, buf, &stored))
+		return false;
+	if (s->codec == SNAP_CODEC_RAW)
+		return !memcmp(stored, raw, len);
+	return ZSTD_decompress(unpacked, SNAP_CHUNK_SIZE, stored,
+		       s->stored_length) == len &&
+	       !memcmp(unpacked, raw, len);
 }
 
-/* One leaf: up to 8 MiB of a region from offset `at` in it. */
-static int write_leaf(struct out *o, const struct mem_region *r, uint64_t at,
-	struct snap_root *root, struct err *e)
+/* Share the stored bytes of an equal chunk, or remember this one at c->offset.
+ */
+static bool share(struct writer *w, uint32_t n, struct snap_chunk *c)
 {
-	uint64_t len = min_u64(SNAP_LEAF_SPAN, r->size - at);
-	struct snap_leaf leaf = {0};
-	unsigned present = 0, zero = 0;
+	struct batch *b = w->b;
+	const struct made *m = &b->made[n];
+	const struct snap_stored *s =
+		snap_dedupe_find(&w->dedupe, m->hash, m->raw_length);
+
+	if (s &&
+		same_bytes(w, s, b->raw + n * SNAP_CHUNK_SIZE, m->raw_length)) {
+		c->offset = s->offset;
+		c->stored_length = s->stored_length;
+		c->codec = s->codec;
+		w->job->pages_shared += m->raw_length / SNAP_PAGE_SIZE;
+		return true;
+	}
+	snap_dedupe_add(&w->dedupe,
+		&(struct snap_stored){.hash = {m->hash[0], m->hash[1]},
+			.offset = c->offset,
+			.stored_length = m->stored_length,
+			.raw_length = m->raw_length,
+			.crc = m->crc,
+			.root = b->root,
+			.chunk = (uint16_t)n,
+			.codec = m->codec});
+	return false;
+}
+
+/* ---- one leaf ---- */
+
+/* Pieces that follow each other in memory too become one. */
+static void add_piece(struct batch *b, unsigned *niov, const void *p, size_t n)
+{
+	struct iovec *last = *niov ? &b->iov[*niov - 1] : NULL;
+
+	if (last && (const uint8_t *)last->iov_base + last->iov_len == p) {
+		last->iov_len += n;
+		return;
+	}
+	memcpy(&b->iov[*niov].iov_base, &p, sizeof(p));
+	b->iov[(*niov)++].iov_len = n;
+}
+
+static uint64_t place_chunk(
+	struct writer *w, uint32_t n, uint64_t at, unsigned *niov)
+{
+	struct batch *b = w->b;
+	const struct made *m = &b->made[n];
+	struct snap_chunk *c = &b->leaf->chunk[n];
+	uint64_t offset = at;
+
+	/* Raw data stands at multiples of a page, compressed data anywhere. */
+	if (m->codec == SNAP_CODEC_RAW)
+		offset = align_up(at, SNAP_PAGE_SIZE);
+	*c = (struct snap_chunk){.offset = offset,
+		.stored_length = m->stored_length,
+		.raw_length = m->raw_length,
+		.crc = m->crc,
+		.present = m->present,
+		.zero = m->zero,
+		.codec = m->codec};
+	if (share(w, n, c))
+		return at;
+	if (offset != at)
+		add_piece(b, niov, zero_page, offset - at);
+	add_piece(b, niov,
+		(m->codec == SNAP_CODEC_RAW ? b->raw : b->packed) +
+			n * SNAP_CHUNK_SIZE,
+		m->stored_length);
+	return offset + m->stored_length;
+}
+
+/* Give every chunk its place, the leaf behind them; start the write. */
+static int put_leaf(struct writer *w, struct snap_root *root, struct err *e)
+{
+	struct batch *b = w->b;
+	uint64_t at = w->offset;
+	unsigned niov = 0;
+	uint32_t present = 0, zero = 0;
 	int rc;
 
-	for (uint64_t off = 0; off < len; off += SNAP_CHUNK_SIZE) {
-		struct snap_chunk *c = &leaf.chunk[off / SNAP_CHUNK_SIZE];
-		uint16_t mask;
+	memset(b->leaf, 0, sizeof(*b->leaf));
+	b->busy = true; /* its chunks may be equal to each other */
+	for (uint32_t n = 0; n < b->chunks; n++) {
+		const struct made *m = &b->made[n];
 
-		rc = chunk_mask(o, r->offset + at + off, &mask);
-		if (rc)
-			return err_sys(e, rc, "finding guest pages");
-		if (mask)
-			rc = write_chunk(o, r->host + at + off, mask, c, e);
-		if (rc)
-			return rc;
-		c->zero = (uint16_t)((o->opts->parent ? mask : 0xffff) &
-				     ~c->present);
-		present += (unsigned)__builtin_popcount(c->present);
-		zero += (unsigned)__builtin_popcount(c->zero);
+		b->leaf->chunk[n].zero = m->zero;
+		if (m->present)
+			at = place_chunk(w, n, at, &niov);
+		present += (uint32_t)__builtin_popcount(m->present);
+		zero += (uint32_t)__builtin_popcount(m->zero);
 	}
-	if (!present && (!o->opts->parent || !zero))
+	/* In a full snapshot a leaf without data says nothing new. */
+	if (!present && !(w->job->in->diff && zero)) {
+		b->busy = false;
 		return 0;
-	rc = out_room(o, sizeof(leaf), e);
-	if (rc)
-		return rc;
-	root->offset = o->offset + o->used;
-	root->crc = crc32c(0, &leaf, sizeof(leaf));
+	}
+	if (at % SNAP_PAGE_SIZE) {
+		uint64_t fill = SNAP_PAGE_SIZE - at % SNAP_PAGE_SIZE;
+
+		add_piece(b, &niov, zero_page, fill);
+		at += fill;
+	}
+	root->offset = at;
+	root->crc = crc32c(0, b->leaf, sizeof(*b->leaf));
 	root->pages_present = (uint16_t)present;
 	root->pages_zero = (uint16_t)zero;
-	memcpy(o->buf + o->used, &leaf, sizeof(leaf));
-	o->used += sizeof(leaf);
-	return 0;
+	add_piece(b, &niov, b->leaf, sizeof(*b->leaf));
+	rc = snap_output_write(
+		w->out, (unsigned)(b - w->batch), b->iov, niov, w->offset, e);
+	w->offset = at + sizeof(*b->leaf);
+	return rc;
 }
 
-static int write_region(struct out *o, const struct mem_region *r,
-	struct snap_root *root, struct err *e)
+static int make_leaf(
+	struct writer *w, uint32_t i, struct snap_root *root, struct err *e)
 {
-	const struct snap_write_opts *opts = o->opts;
-
-	for (uint64_t at = 0; at < r->size; at += SNAP_LEAF_SPAN) {
-		uint64_t done = r->offset + at + SNAP_LEAF_SPAN;
-		int rc = write_leaf(o, r, at, root++, e);
-
-		if (rc)
-			return rc;
-		if (opts->progress &&
-			opts->progress(opts->arg, min_u64(done, o->mem->size),
-				o->mem->size))
-			return err_set(e, -ECANCELED, "cancelled");
-	}
-	return 0;
-}
-
-static int write_regions(struct out *o, struct snap_root *root, struct err *e)
-{
-	const struct mem_region *r;
+	struct snap_input *in = w->job->in;
+	const struct snap_region *r = in->region;
+	uint64_t off;
 	int rc;
 
-	for_each_region (o->mem, r) {
-		rc = write_region(o, r, root, e);
-		if (rc)
+	while (i >= r->first_leaf + r->leaf_count)
+		r++;
+	off = (i - r->first_leaf) * SNAP_LEAF_SPAN;
+	w->b->root = i;
+	w->b->chunks = (uint32_t)(min_u64(SNAP_LEAF_SPAN, r->size - off) /
+				  SNAP_CHUNK_SIZE);
+	rc = in->leaf(in, i, e);
+	if (rc)
+		return rc;
+	rc = snap_pool_run(w->pool, make_chunk, w, w->b->chunks);
+	if (!rc)
+		return put_leaf(w, root, e);
+	for (unsigned s = 0; s <= w->job->threads; s++) {
+		if (e && w->why[s].code == rc) {
+			*e = w->why[s];
 			return rc;
-		root += align_up(r->size, SNAP_LEAF_SPAN) / SNAP_LEAF_SPAN;
+		}
 	}
-	return out_flush(o, e);
+	return err_sys(e, rc, "reading guest memory");
 }
 
-int snap_write_memory(const struct machine *m, int fd,
-	const struct snap_write_opts *opts, uint64_t *at,
+static int make_all(struct writer *w, struct snap_root *root, struct err *e)
+{
+	const struct snap_memory_job *job = w->job;
+	uint64_t total = 0, done = 0;
+
+	for (uint32_t i = 0; i < job->in->regions; i++)
+		total += job->in->region[i].size;
+	for (uint32_t i = 0; i < job->in->roots; i++) {
+		struct batch *b = &w->batch[i % BATCHES];
+		int rc;
+
+		rc = snap_output_wait(w->out, i % BATCHES, e);
+		if (rc)
+			return rc;
+		b->busy = false;
+		w->b = b;
+		rc = make_leaf(w, i, &root[i], e);
+		if (rc)
+			return rc;
+		done = min_u64(done + b->chunks * SNAP_CHUNK_SIZE, total);
+		if (job->progress && job->progress(job->arg, done, total))
+			return err_set(e, -ECANCELED, "cancelled");
+	}
+	for (unsigned i = 0; i < BATCHES; i++) {
+		int rc = snap_output_wait(w->out, i, e);
+
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* ---- setting up ---- */
+
+static int open_batches(struct writer *w)
+{
+	for (unsigned i = 0; i < BATCHES; i++) {
+		struct batch *b = &w->batch[i];
+
+		b->raw = aligned_alloc(SNAP_PAGE_SIZE, RAW_SIZE);
+		b->leaf = aligned_alloc(SNAP_PAGE_SIZE, sizeof(*b->leaf));
+		if (w->job->zstd_level)
+			b->packed = aligned_alloc(SNAP_PAGE_SIZE, RAW_SIZE);
+		if (!b->raw || !b->leaf || (w->job->zstd_level && !b->packed))
+			return -ENOMEM;
+	}
+	w->compare = aligned_alloc(SNAP_PAGE_SIZE, 2 * SNAP_CHUNK_SIZE);
+	return w->compare ? 0 : -ENOMEM;
+}
+
+static int open_threads(struct writer *w)
+{
+	unsigned n = w->job->threads + 1;
+
+	w->why = calloc(n, sizeof(*w->why));
+	w->zstd = calloc(n, sizeof(ZSTD_CCtx *));
+	if (!w->why || !w->zstd)
+		return -ENOMEM;
+	for (unsigned i = 0; w->job->zstd_level && i < n; i++) {
+		w->zstd[i] = ZSTD_createCCtx();
+		if (!w->zstd[i])
+			return -ENOMEM;
+	}
+	return snap_pool_open(w->job->threads, &w->pool);
+}
+
+static void writer_free(struct writer *w)
+{
+	/* First what may still use the buffers. */
+	snap_pool_close(w->pool);
+	snap_output_close(w->out);
+	for (unsigned i = 0; w->zstd && i <= w->job->threads; i++)
+		(void)ZSTD_freeCCtx(w->zstd[i]);
+	for (unsigned i = 0; i < BATCHES; i++) {
+		free(w->batch[i].raw);
+		free(w->batch[i].packed);
+		free(w->batch[i].leaf);
+	}
+	snap_dedupe_free(&w->dedupe);
+	free(w->zstd);
+	free(w->why);
+	free(w->compare);
+	free(w);
+}
+
+int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 	struct snap_root *root, struct err *e)
 {
-	struct out *o = calloc(1, sizeof(*o));
-	uint8_t *buf = malloc(OUT_SIZE);
-	int rc = -ENOMEM;
+	struct writer *w = calloc(1, sizeof(*w));
+	int rc;
 
-	if (o && buf) {
-		o->fd = fd;
-		o->mem = &m->mem;
-		o->opts = opts;
-		o->buf = buf;
-		o->offset = *at;
-		snap_pages_init(&o->pages, &m->mem,
-			opts->pagemap_fd > 0 ? opts->pagemap_fd : -1);
-		rc = write_regions(o, root, e);
-		*at = o->offset;
-	} else {
-		rc = err_set(e, -ENOMEM, "snapshot: out of memory");
-	}
-	free(buf);
-	free(o);
+	if (!w)
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	w->job = job;
+	w->offset = *at;
+	rc = open_threads(w);
+	if (!rc)
+		rc = open_batches(w);
+	if (rc)
+		err_set(e, rc, "snapshot: out of memory");
+	if (!rc)
+		rc = snap_output_open(job->fd, !job->zstd_level, &w->out, e);
+	if (!rc)
+		rc = make_all(w, root, e);
+	*at = w->offset;
+	writer_free(w);
 	return rc;
 }

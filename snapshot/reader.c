@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 int snap_open(int fd, struct snap **out, struct err *e)
 {
@@ -25,7 +24,6 @@ int snap_open(int fd, struct snap **out, struct err *e)
 		snap_close(s);
 		return rc;
 	}
-	snap_note_parent(s);
 	*out = s;
 	return 0;
 }
@@ -148,51 +146,5 @@ int snap_load_state(struct snap *s, struct machine *m, struct err *e)
 		else
 			rc = unclaimed(sec, e);
 	}
-	return rc;
-}
-
-/* ---- memory ---- */
-
-static int check_same_regions(
-	const struct snap *s, const struct mem *mem, struct err *e)
-{
-	bool same = s->mem.region_count == mem->nregions;
-
-	for (unsigned i = 0; same && i < mem->nregions; i++)
-		same = s->region[i].gpa == mem->region[i].gpa &&
-		       s->region[i].size == mem->region[i].size;
-	if (!same)
-		return err_set(e, -EBADMSG,
-			"the memory regions of the snapshot are not those of "
-			"the machine");
-	return 0;
-}
-
-int snap_place_run(const struct mem *mem, gpa_t gpa, const uint8_t *buf,
-	uint64_t len, struct err *e)
-{
-	void *to = mem_at(mem, gpa, len, MEM_WRITE);
-
-	/* one fault for the run instead of one a page: half again as fast; a
-	 * kernel that cannot (before 5.14) faults page by page */
-	if (to)
-		(void)madvise(to, len, MADV_POPULATE_WRITE);
-	if (mem_write(mem, gpa, buf, len))
-		return err_set(e, -EFAULT, "guest memory is smaller");
-	return 0;
-}
-
-int snap_load_memory(struct snap *s, struct mem *mem, struct err *e)
-{
-	AUTO_FREE struct snap_buffer *buf = malloc(sizeof(*buf));
-	int rc;
-
-	if (!buf)
-		return err_set(e, -ENOMEM, "snapshot: out of memory");
-	rc = check_same_regions(s, mem, e);
-	if (!rc)
-		rc = snap_check_chain(s, e);
-	for (uint32_t i = 0; i < s->mem.root_count && !rc; i++)
-		rc = snap_load_leaf(s, i, mem, buf, e);
 	return rc;
 }

@@ -18,27 +18,33 @@ struct snap_uuid {
 #define SNAP_UUID_STR 37
 void snap_uuid_str(const struct snap_uuid *u, char out[SNAP_UUID_STR]);
 
-/* A snapshot that another one builds on. */
+/* Which snapshot a diff differs from. */
 struct snap_parent {
 	struct snap_uuid uuid;
-	uint8_t digest[16];
-	const char *path; /* hint; "" or NULL: none */
+	uint8_t digest[16]; /* snap_digest() of it */
+	const char *path;   /* a hint: where it was; "" or NULL: none */
 };
-/* Diffs on top of each other that can be restored. */
-#define SNAP_MAX_CHAIN 64
+
+#define SNAP_MAX_ZSTD 19
 
 struct snap_write_opts {
 	struct snap_uuid uuid;   /* all zero: draw a random one */
+	uint64_t created_ns;     /* since 1970; 0: now */
 	const char *labels_json; /* a JSON object; may be NULL */
+	/* One bit per page of mem.map, lowest first: the pages worth looking
+	 * at. NULL: all of them, but see pagemap_fd. Borrowed. */
+	const uint64_t *pages;
+	/* A diff: pages that are not in .pages (which must be there) are the
+	 * parent's. NULL: a full snapshot, where they are zero. Borrowed. */
+	const struct snap_parent *parent;
+	int zstd_level; /* 1 to SNAP_MAX_ZSTD; 0: raw */
+	/* Threads that help; 0: none is started, as a process must have it
+	 * that was forked from one with several. */
+	unsigned threads;
 	/* /proc/PID/pagemap of this process, opened before the jail: pages of
 	 * private memory that were never touched are then not read. 0 or less:
 	 * there is none, and everything is read. Borrowed. */
 	int pagemap_fd;
-	/* One bit per 4 KiB page of mem.map, NULL: all of them. A full snapshot
-	 * reads these pages, the others are zero; a diff (parent is not NULL)
-	 * holds these pages, the others are its parent's. Borrowed. */
-	const uint64_t *pages;
-	const struct snap_parent *parent; /* borrowed */
 	/* Called now and then with bytes of guest memory looked at; a return
 	 * other than 0 cancels with -ECANCELED. May be NULL. */
 	int (*progress)(void *arg, uint64_t done, uint64_t total);
@@ -47,15 +53,17 @@ struct snap_write_opts {
 
 struct snap_written {
 	struct snap_uuid uuid;
-	uint8_t digest[16]; /* by which a diff names it */
+	uint8_t digest[16]; /* what a diff against it must name */
 	uint64_t file_bytes;
 	uint64_t pages_present, pages_zero;
+	uint64_t pages_shared; /* present, and stored only once with others */
 };
 
-/* Write a snapshot of a machine that is PAUSED (or BUILT or NEW with its
- * state loaded) to fd: an empty, seekable file. Ends with fsync. On error the
- * file's content is garbage; publishing (linkat) is the caller's. Reading
- * guest memory never makes a base grow: holes are found, not touched. */
+/* Write a snapshot, full or diff, of a machine that is PAUSED (or BUILT or NEW
+ * with its state loaded) to fd: an empty, seekable file. Ends with fsync. On
+ * error the file's content is garbage; publishing (linkat) is the caller's.
+ * Reading guest memory never makes a base grow: holes are found, not touched.
+ */
 int snap_write(struct machine *m, int fd, const struct snap_write_opts *o,
 	struct snap_written *out, struct err *e) MUST_USE;
 
@@ -67,31 +75,65 @@ int snap_open(int fd, struct snap **out, struct err *e) MUST_USE;
 void snap_close(struct snap *s);
 
 const struct snap_uuid *snap_get_uuid(const struct snap *s);
-uint64_t snap_memory_size(const struct snap *s);
+/* XXH3-128 of header and section table, which hold the checksums of all else:
+ * no other file has it. */
 int snap_digest(const struct snap *s, uint8_t digest[16]) MUST_USE;
-/* Of a diff, else NULL. Valid until snap_close(). */
+
+/*
+ * Chains. A diff is opened like any snapshot; before its memory is read, its
+ * parent is opened and attached, and so on up to the full one.
+ */
+#define SNAP_MAX_CHAIN 64 /* diffs on top of a full snapshot */
+/* NULL for a full snapshot. Valid until snap_close(). */
 const struct snap_parent *snap_get_parent(const struct snap *s);
-/* Give a diff its parent, which stays the caller's and open until the diff is
- * closed. -ESTALE: it is another snapshot, or was changed. */
+/* -ESTALE: the parent is not the file that the diff was made against. The
+ * parent is borrowed until the child is closed. */
 int snap_attach(
 	struct snap *child, struct snap *parent, struct err *e) MUST_USE;
+/* Attach the files that follow the first, each the parent of the one before;
+ * all must be there. */
+int snap_attach_all(struct snap **chain, unsigned n, struct err *e) MUST_USE;
+uint64_t snap_memory_size(const struct snap *s);
 int snap_read_config(
 	struct snap *s, struct machine_config *cfg, struct err *e) MUST_USE;
 /* Into a machine made by machine_init() with that configuration (NEW): vCPU
  * and device state. All or error. */
 int snap_load_state(struct snap *s, struct machine *m, struct err *e) MUST_USE;
-/* Into memory made by mem_create(); every chunk is checked before one byte of
- * it is placed. Zero pages are not written. A diff must have its whole chain
- * attached. */
-int snap_load_memory(struct snap *s, struct mem *mem, struct err *e) MUST_USE;
+/* Into memory made by mem_create(), through the whole chain; every chunk is
+ * checked before one byte of it is placed. Zero pages are not written. threads:
+ * that help; they have ended when it returns. */
+int snap_load_memory(struct snap *s, struct mem *mem, unsigned threads,
+	struct err *e) MUST_USE;
 
-/* Every checksum and every rule of the format, all of the file. e names the
- * first bad byte range. progress as in snap_write_opts. */
+#define SNAP_LOAD_THREADS 3
+
+/* Write what a snapshot holds, its ancestors attached, into a new file: another
+ * codec, or a chain merged into one. State sections are copied as they are. */
+struct snap_rewrite_opts {
+	struct snap_uuid uuid; /* all zero: draw a random one */
+	uint64_t created_ns;   /* 0: now */
+	bool keep_diff;        /* a diff stays a diff of the same parent */
+	int zstd_level;
+	unsigned threads;
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
+int snap_rewrite(struct snap *s, int fd, const struct snap_rewrite_opts *o,
+	struct snap_written *out, struct err *e) MUST_USE;
+
+/* Every checksum and every rule of the format, all of the file and of the
+ * ancestors that are attached. e names the first bad byte range. progress as in
+ * snap_write_opts. */
 struct snap_verified {
 	struct snap_uuid uuid;
-	uint64_t file_bytes, chunks, pages_present, pages_zero;
+	uint64_t files, file_bytes, chunks; /* of the whole chain */
+	uint64_t pages_present, pages_zero; /* of the first file */
 };
-int snap_verify(int fd, struct snap_verified *out,
+int snap_verify(struct snap *s, unsigned threads, struct snap_verified *out,
+	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+	struct err *e) MUST_USE;
+/* The same for a file that is opened for it. */
+int snap_verify_fd(int fd, struct snap_verified *out,
 	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
 	struct err *e) MUST_USE;
 

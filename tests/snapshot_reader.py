@@ -2,13 +2,22 @@
 """A second reader of thaw snapshots, written from docs/snapshot-format.md.
 
     snapshot_reader.py FILE...     one line per file: "ok" or "bad: why"
-    snapshot_reader.py -m OUT FILE write guest memory, all regions in a row
+    snapshot_reader.py -c FILE...  the same for a chain: each file's parent
+                                   follows it
+    snapshot_reader.py -m OUT FILE...
+                                   write guest memory of a chain, all regions
+                                   in a row
 
-Pure Python, no packages. It checks what the document says must be, and knows
-the state maps only as msgpack maps with a version.
+Python's library, with python3-zstandard for compressed chunks and
+python3-xxhash for the digest that names a parent. It checks what
+the document says must be, and knows the state maps only as msgpack maps with a
+version.
 """
 import struct
 import sys
+
+import xxhash
+import zstandard
 
 MAGIC = b"\x89THAW\r\n\x1a"
 CONFIG, MACHINE = 0x6172C18601BA7035, 0xC8EB8733D6685E13
@@ -47,6 +56,14 @@ def crc32c(data):
     for byte in data:
         crc = crc >> 8 ^ TABLE[(crc ^ byte) & 255]
     return crc ^ 0xFFFFFFFF
+
+
+def unpack(data, length):
+    try:
+        return zstandard.ZstdDecompressor().decompress(
+            data, max_output_size=length)
+    except zstandard.ZstdError:
+        raise Bad("chunk: cannot be unpacked") from None
 
 
 def is_text(field):
@@ -139,9 +156,10 @@ class Map:
 
 
 class Snapshot:
-    def __init__(self, path):
+    def __init__(self, path, parent=None):
         with open(path, "rb") as f:
             self.data = f.read()
+        self.parent = parent
         self.used = [(0, 4096)]
         self.shared = {}
         self.header()
@@ -163,19 +181,36 @@ class Snapshot:
         (major, _minor, min_reader, arch, page, flags, uuid, parent, digest,
          _created, writer, self.count, self.table_crc, self.table_at,
          length) = struct.unpack_from("<HHHHII16s16s16sQ32sIIQQ", d, 8)
-        need(major == 1 and min_reader == 0, "version %d" % major)
+        need(major == 1 and min_reader <= 1, "version %d" % major)
         need(arch in (1, 2) and page == PAGE, "arch or page size")
         need(flags & 2 and not flags & ~3, "flags")
-        self.diff = bool(flags & 1)
         need(any(uuid), "uuid")
-        need(any(parent) if self.diff else
-             not any(parent + digest + d[136:1160]), "parent and DIFF")
-        need(not d[1159], "parent path")
+        self.uuid, self.diff = uuid, bool(flags & 1)
+        hint = d[136:1160]
+        need(self.diff or not any(parent + digest + hint),
+             "a parent without DIFF")
+        need(any(parent) or not self.diff, "a diff without parent")
+        need(hint[-1] == 0, "parent path")
+        if self.parent:
+            need(self.diff and parent == self.parent.uuid,
+                 "parent: another uuid")
+            need(digest == self.parent.digest(), "parent: another content")
         need(is_text(writer), "writer")
         need(not any(d[1160:4092]), "reserved")
         need(1 <= self.count <= 256, "section count")
         need(length == len(d) and length % PAGE == 0, "file length")
         need(self.table_at % 8 == 0 and self.table_at >= 4096, "table offset")
+
+    def digest(self):
+        table = self.data[self.table_at:self.table_at + 64 * self.count]
+        return xxhash.xxh3_128(self.data[:4096] + table).digest()
+
+    def ancestor(self, n):
+        s = self
+        for _ in range(n):
+            s = s.parent
+            need(s, "data in an ancestor that is not given")
+        return s
 
     def table(self):
         raw = self.bytes_at(self.table_at, 64 * self.count, "table")
@@ -248,7 +283,11 @@ class Snapshot:
         need(leaves == nroots and size == sum(r[1] for r in self.regions),
              "the regions do not add up")
         need(size == self.config.get("memory"), "config: memory")
-        self.pages, total, last = {}, 0, 0
+        # None: the parent's
+        need(not self.parent or self.regions == self.parent.regions,
+             "parent: other regions")
+        self.pages = dict(self.parent.pages) if self.parent else {}
+        self.zeros, total, last = 0, 0, 0
         for gpa, length, first, count in self.regions:
             for i in range(count):
                 root = struct.unpack_from(
@@ -257,9 +296,8 @@ class Snapshot:
                 total += root[2]
                 last = self.leaf(root, start, min(128, (gpa + length - start)
                                                   // CHUNK), last)
-        have = present + zero
-        need(total == present and (have <= size // PAGE if self.diff else
-                                   have == size // PAGE),
+        zeros = self.zeros if self.diff else size // PAGE - total
+        need(total == present and zero == zeros,
              "the page counts do not add up")
 
     def leaf(self, root, start, chunks, last):
@@ -279,6 +317,7 @@ class Snapshot:
             counts[0] += p
             counts[1] += z
         need(counts == [present, zero], "leaf: counts")
+        self.zeros += zero
         return offset
 
     def chunk(self, leaf, n, gpa):
@@ -287,22 +326,34 @@ class Snapshot:
         need(not any(reserved), "chunk: reserved")
         need(present & zero == 0, "chunk: masks")
         need(self.diff or present | zero == 0xFFFF, "chunk: masks")
+        for page in range(16):
+            if zero >> page & 1:
+                self.pages.pop(gpa + page * PAGE, None)
+        zeros = bin(zero).count("1")
         if not present:
             need(not (offset or stored or raw or crc or file or codec),
                  "chunk: data of no page")
-            return 0, zero.bit_count()
+            return 0, zeros
         pages = [b for b in range(16) if present >> b & 1]
-        need(codec == 0 and file == 0, "chunk: unsupported")
-        need(raw == PAGE * len(pages) == stored, "chunk: length")
-        need(offset % PAGE == 0 and offset >= self.data_at, "chunk: offset")
-        data = self.bytes_at(offset, stored, "chunk")
-        need(crc32c(data) == crc, "chunk (guest 0x%x): checksum mismatch" % gpa)
-        if self.shared.get(offset) != stored:
-            self.used.append((offset, stored))
-        self.shared[offset] = stored
+        need(codec in (0, 1) and (file == 0 or self.diff), "chunk: codec, file")
+        need(raw == PAGE * len(pages), "chunk: length")
+        need(stored == raw if codec == 0 else 0 < stored < raw,
+             "chunk: length")
+        need(codec or offset % PAGE == 0, "chunk: offset")
+        owner = self.ancestor(file)
+        need(offset >= owner.data_at, "chunk: offset")
+        data = owner.bytes_at(offset, stored, "chunk")
+        if file == 0:
+            if self.shared.get(offset) != stored:
+                self.used.append((offset, stored))
+            self.shared[offset] = stored
+        if codec:
+            data = unpack(data, raw)
+        need(len(data) == raw and crc32c(data) == crc,
+             "chunk (guest 0x%x): checksum mismatch" % gpa)
         for i, page in enumerate(pages):
             self.pages[gpa + page * PAGE] = data[i * PAGE:(i + 1) * PAGE]
-        return len(pages), zero.bit_count()
+        return len(pages), zeros
 
     def leftovers(self):
         end = 0
@@ -319,23 +370,35 @@ class Snapshot:
                     f.write(self.pages.get(page, bytes(PAGE)))
 
 
+def open_chain(paths):
+    s = None
+    for path in reversed(paths):
+        s = Snapshot(path, s)
+    return s
+
+
+def verdict(paths):
+    try:
+        open_chain(paths)
+    except Bad as why:
+        print("bad: %s" % why)
+        return 1
+    print("ok")
+    return 0
+
+
 def main(args):
-    if len(args) == 3 and args[0] == "-m":
-        snapshot = Snapshot(args[2])
-        if snapshot.diff:
-            print("bad: a diff has not all of its memory")
-            return 1
-        snapshot.write_memory(args[1])
+    if args[:1] == ["-m"]:
+        s = open_chain(args[2:])
+        oldest = s
+        while oldest.parent:
+            oldest = oldest.parent
+        need(not oldest.diff, "the full snapshot of the chain is not given")
+        s.write_memory(args[1])
         return 0
-    bad = 0
-    for path in args:
-        try:
-            Snapshot(path)
-            print("ok")
-        except Bad as why:
-            print("bad: %s" % why)
-            bad = 1
-    return bad
+    if args[:1] == ["-c"]:
+        return verdict(args[1:])
+    return max([verdict([path]) for path in args], default=0)
 
 
 if __name__ == "__main__":

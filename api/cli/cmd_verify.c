@@ -81,7 +81,7 @@ static int verify_one(struct cli *c, const char *path)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return refused(c, path, offline_exit(-errno), strerror(errno));
-	rc = snap_verify(fd, &done, verify_progress, &v, &e);
+	rc = snap_verify_fd(fd, &done, verify_progress, &v, &e);
 	if (v.shown)
 		fprintf(stderr, "\r\033[K");
 	if (rc)

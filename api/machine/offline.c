@@ -11,7 +11,7 @@ static int verify(int fd, msgpack_packer *p, struct err *e)
 {
 	struct snap_verified v;
 	char uuid[SNAP_UUID_STR];
-	int r = snap_verify(fd, &v, NULL, NULL, e);
+	int r = snap_verify_fd(fd, &v, NULL, NULL, e);
 
 	if (r)
 		return r;

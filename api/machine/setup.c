@@ -185,7 +185,7 @@ static int private_memory(struct setup *s, struct snap *snap, struct err *e)
 		return r ? r : worker_arm(w, e);
 	}
 	r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
-	return r ? r : snap_load_memory(snap, &w->m.mem, e);
+	return r ? r : snap_load_memory(snap, &w->m.mem, SNAP_LOAD_THREADS, e);
 }
 
 static int restore(struct setup *s, struct err *e)
@@ -239,7 +239,7 @@ static int flatten(struct setup *s, struct err *e)
 	if (!r && c.n > 1)
 		r = mem_create(&w->m.mem, s->cfg.memory, MEM_PRIVATE, -1, e);
 	if (!r && c.n > 1)
-		r = snap_load_memory(c.s[0], &w->m.mem, e);
+		r = snap_load_memory(c.s[0], &w->m.mem, SNAP_LOAD_THREADS, e);
 	if (!r && c.n > 1)
 		r = snap_write(&w->m, out, &o, &written, e);
 	chain_close(&c);
@@ -258,7 +258,7 @@ static int get_base(struct setup *s, struct snap *snap, struct err *e)
 	r = mem_create(&mem, s->cfg.memory, MEM_BUILDER, -1, e);
 	if (r)
 		return r;
-	r = snap_load_memory(snap, &mem, e);
+	r = snap_load_memory(snap, &mem, SNAP_LOAD_THREADS, e);
 	if (r) {
 		mem_destroy(&mem);
 		return r;

@@ -94,7 +94,7 @@ static void restore(struct snap *s)
 	defaults(&m);
 	if (!snap_load_state(s, &m, NULL) &&
 		!mem_create(&m.mem, cfg.memory, MEM_PRIVATE, -1, NULL) &&
-		snap_load_memory(s, &m.mem, NULL) == -EFAULT)
+		snap_load_memory(s, &m.mem, 0, NULL) == -EFAULT)
 		abort();
 	machine_destroy(&m);
 }
@@ -125,7 +125,7 @@ static void read_all(int fd, const uint8_t *data, size_t size)
 		abort();
 	if (!snap_open(fd, &s, NULL)) {
 		if (snap_memory_size(s) <= MEMORY_MAX)
-			(void)!snap_verify(fd, &v, NULL, NULL, NULL);
+			(void)!snap_verify_fd(fd, &v, NULL, NULL, NULL);
 		restore(s);
 		snap_close(s);
 	}

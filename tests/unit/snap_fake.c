@@ -261,7 +261,7 @@ int fake_restore(int fd, struct err *e)
 	if (!rc)
 		rc = mem_create(&m.mem, cfg.memory, MEM_PRIVATE, -1, e);
 	if (!rc)
-		rc = snap_load_memory(s, &m.mem, e);
+		rc = snap_load_memory(s, &m.mem, 0, e);
 	machine_destroy(&m);
 	snap_close(s);
 	return rc;

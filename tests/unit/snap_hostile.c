@@ -52,6 +52,8 @@ static void diff(struct image *img)
 {
 	image_header(img)->flags |= SNAP_FLAG_DIFF;
 	image_header(img)->parent_uuid[3] = 1;
+	/* a diff counts only what its leaves say */
+	image_memory(img)->pages_zero = image_root(img, 0)->pages_zero;
 }
 static void diff_no_parent(struct image *img)
 {
@@ -389,6 +391,10 @@ static void garbage_in_gap(struct image *img)
 	{                                                                      \
 #fn, fn, -EOPNOTSUPP, text, false                              \
 	}
+#define MISSING(fn, text)                                                      \
+	{                                                                      \
+#fn, fn, -ENOENT, text, false                                  \
+	}
 #define VERIFY(fn, text)                                                       \
 	{                                                                      \
 #fn, fn, -EBADMSG, text, true                                  \
@@ -396,7 +402,7 @@ static void garbage_in_gap(struct image *img)
 
 /* clang-format off */
 const struct hostile hostile_cases[] = {
-	UNSUP(major, "snapshot format version 7.0, this thaw reads up to 1.0"),
+	UNSUP(major, "snapshot format version 7.0, this thaw reads up to 1.1"),
 	UNSUP(min_reader, "snapshot format version 1.4 (needs a newer reader)"),
 	UNSUP(version_zero, "version 0.0"),
 	BAD(arch, "architecture 77"),
@@ -404,7 +410,7 @@ const struct hostile hostile_cases[] = {
 	BAD(page_size, "page size"),
 	UNSUP(unknown_flag, "unsupported by this version"),
 	BAD(unfinished, "never finished"),
-	UNSUP(diff, "its parent is not open"),
+	MISSING(diff, "its parent 00000001-0000-0000-0000-000000000000 is missing"),
 	BAD(diff_no_parent, "without parent"),
 	BAD(parent_no_diff, "no diff"),
 	BAD(no_uuid, "uuid"),
@@ -463,11 +469,11 @@ const struct hostile hostile_cases[] = {
 	BAD(chunk_mask, "wrong length"),
 	BAD(chunk_length, "wrong length"),
 	BAD(chunk_long, "wrong length"),
-	BAD(chunk_file, "in a file of a chain"),
-	UNSUP(chunk_zstd, "codec 1 is unsupported by this version"),
+	BAD(chunk_file, "in no file of this chain"),
+	BAD(chunk_zstd, "wrong length"),
 	UNSUP(chunk_codec, "codec 200 is unsupported by this version"),
 	BAD(chunk_reserved, "reserved"),
-	BAD(chunk_odd, "not inside the file"),
+	BAD(chunk_odd, "at no multiple of 4096"),
 	BAD(chunk_early, "not inside the file"),
 	BAD(chunk_outside, "not inside the file"),
 	BAD(chunk_overflow, "not inside the file"),

@@ -43,7 +43,7 @@ static void flip_range(const struct image *img, int fd, uint64_t from,
 		int rc;
 
 		flip(img, fd, bit);
-		rc = snap_verify(fd, &v, NULL, NULL, &e);
+		rc = snap_verify_fd(fd, &v, NULL, NULL, &e);
 		if (!rc)
 			fail_msg("verify: bit %u of byte %u was not seen",
 				(unsigned)(bit % 8), (unsigned)(bit / 8));
@@ -161,7 +161,7 @@ static void test_appended(void **state)
 	image_make(&img);
 	image_store(&img, fd);
 	assert_int_equal(pwrite_full(fd, "", 1, img.n), 0);
-	assert_int_equal(snap_verify(fd, &v, NULL, NULL, &e), -EBADMSG);
+	assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), -EBADMSG);
 	assert_int_equal(fake_restore(fd, &e), -EBADMSG);
 	image_free(&img);
 	close(fd);
@@ -186,7 +186,7 @@ static void test_shrinks_while_open(void **state)
 	assert_int_equal(
 		mem_create(&m.mem, cfg.memory, MEM_PRIVATE, -1, &e), 0);
 	assert_int_equal(ftruncate(fd, (off_t)img.n - 4096), 0);
-	assert_int_equal(snap_load_memory(s, &m.mem, &e), -EBADMSG);
+	assert_int_equal(snap_load_memory(s, &m.mem, 0, &e), -EBADMSG);
 	assert_int_equal(ftruncate(fd, 4096), 0);
 	assert_int_equal(snap_load_state(s, &m, &e), -EBADMSG);
 	assert_non_null(strstr(e.msg, "the file ends before"));
@@ -212,7 +212,7 @@ static void test_message(void **state)
 	assert_int_equal(c->present, 1 << 4);
 	img.p[c->offset + 5] ^= 1;
 	image_store(&img, fd);
-	assert_int_equal(snap_verify(fd, &v, NULL, NULL, &e), -EBADMSG);
+	assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), -EBADMSG);
 	(void)snprintf(want, sizeof(want),
 		"bytes %llu-%llu: chunk 16 (guest 0x100000): checksum mismatch",
 		(unsigned long long)c->offset,

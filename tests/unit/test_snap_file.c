@@ -27,7 +27,7 @@ static void round_trip(struct machine *m, int pagemap_fd, uint64_t pages)
 	assert_int_equal(w.pages_zero, m->mem.size / 4096 - pages);
 	assert_int_equal(w.file_bytes % 4096, 0);
 	assert_int_equal(lseek(fd, 0, SEEK_END), w.file_bytes);
-	if (snap_verify(fd, &v, NULL, NULL, &e))
+	if (snap_verify_fd(fd, &v, NULL, NULL, &e))
 		fail_msg("%s", e.msg);
 	assert_memory_equal(v.uuid.b, w.uuid.b, 16);
 	assert_int_equal(v.pages_present, pages);
@@ -43,7 +43,7 @@ static void round_trip(struct machine *m, int pagemap_fd, uint64_t pages)
 	assert_true(fake_same_state(m, &back));
 	assert_int_equal(
 		mem_create(&back.mem, cfg.memory, MEM_BUILDER, -1, &e), 0);
-	if (snap_load_memory(s, &back.mem, &e))
+	if (snap_load_memory(s, &back.mem, 1, &e))
 		fail_msg("%s", e.msg);
 	/* comparing touches every page, which some tests must not */
 	if (m->mem.size <= GIB && m->mem.backing == MEM_PRIVATE)
@@ -219,7 +219,7 @@ static void test_write_errors(void **state)
 /* A full disk: -ENOSPC, whichever write it hits. */
 static void test_full_disk(void **state)
 {
-	static const char *const sizes[] = {"size=4k", "size=40k", "size=2m"};
+	static const char *const sizes[] = {"size=4k", "size=40k", "size=1m"};
 	char dir[] = "/tmp/thaw-full-XXXXXX";
 	struct snap_write_opts o = {0};
 	struct snap_written w;
@@ -282,7 +282,7 @@ static void test_other_machine(void **state)
 	assert_non_null(strstr(e.msg, "there is no section for vcpu 2"));
 	assert_int_equal(
 		mem_create(&other.mem, 8 * MIB, MEM_PRIVATE, -1, &e), 0);
-	assert_int_equal(snap_load_memory(s, &other.mem, &e), -EBADMSG);
+	assert_int_equal(snap_load_memory(s, &other.mem, 1, &e), -EBADMSG);
 	machine_destroy(&other);
 	snap_close(s);
 	snap_close(NULL);

@@ -35,13 +35,13 @@ static void check_file(int dirfd_, const char *name)
 	int fd = openat(dirfd_, name, O_RDONLY | O_CLOEXEC);
 
 	assert_true(fd >= 0);
-	if (snap_verify(fd, &v, NULL, NULL, &e) || snap_open(fd, &s, &e) ||
+	if (snap_verify_fd(fd, &v, NULL, NULL, &e) || snap_open(fd, &s, &e) ||
 		snap_read_config(s, &cfg, &e))
 		fail_msg("%s: %s", name, e.msg);
 	fake_empty(&got, &cfg);
 	if (snap_load_state(s, &got, &e) ||
 		mem_create(&got.mem, cfg.memory, MEM_PRIVATE, -1, &e) ||
-		snap_load_memory(s, &got.mem, &e))
+		snap_load_memory(s, &got.mem, 1, &e))
 		fail_msg("%s: %s", name, e.msg);
 	make(&want);
 	/* what devices save at power-on may change, what was set here may not

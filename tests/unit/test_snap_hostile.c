@@ -47,7 +47,7 @@ static void run_case(const struct hostile *h, const struct image *good)
 	hostile_image(h, good, &img);
 	image_store(&img, fd);
 	inspect(fd);
-	rc = snap_verify(fd, &v, NULL, NULL, &e);
+	rc = snap_verify_fd(fd, &v, NULL, NULL, &e);
 	if (h->verify_only) {
 		if (rc != h->code || !strstr(e.msg, h->says))
 			fail_msg("%s: verify: %d: %s", h->name, rc, e.msg);
@@ -85,7 +85,7 @@ static void test_seal_keeps(void **state)
 	image_make(&img);
 	image_seal(&img);
 	image_store(&img, fd);
-	assert_int_equal(snap_verify(fd, &v, NULL, NULL, &e), 0);
+	assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), 0);
 	assert_int_equal(fake_restore(fd, &e), 0);
 	image_free(&img);
 	close(fd);
@@ -112,7 +112,7 @@ static void test_shared_chunk(void **state)
 	image_memory(&img)->pages_zero -= 2;
 	image_seal(&img);
 	image_store(&img, fd);
-	if (snap_verify(fd, &v, NULL, NULL, &e))
+	if (snap_verify_fd(fd, &v, NULL, NULL, &e))
 		fail_msg("%s", e.msg);
 	assert_int_equal(fake_restore(fd, &e), 0);
 	image_free(&img);
@@ -162,7 +162,7 @@ static void test_unknown_optional(void **state)
 	image_section(&img, SNAP_TAG_METADATA)->tag = 0x1234;
 	image_seal(&img);
 	image_store(&img, fd);
-	assert_int_equal(snap_verify(fd, &v, NULL, NULL, &e), 0);
+	assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), 0);
 	assert_int_equal(fake_restore(fd, &e), 0);
 	image_free(&img);
 	close(fd);
@@ -207,7 +207,7 @@ static void test_long_unknown(void **state)
 	image_store(&img, fd);
 	assert_int_equal(ftruncate(fd, (off_t)(img.n + length)), 0);
 	assert_int_equal(getrusage(RUSAGE_SELF, &before), 0);
-	if (snap_verify(fd, &v, NULL, NULL, &e))
+	if (snap_verify_fd(fd, &v, NULL, NULL, &e))
 		fail_msg("%s", e.msg);
 	assert_int_equal(getrusage(RUSAGE_SELF, &after), 0);
 	assert_in_range(after.ru_maxrss - before.ru_maxrss, 0, 64 * 1024);
