@@ -25,6 +25,7 @@
 /* msgpack-rpc: [1, id, error, result] */
 #define RPC_REQUEST  0u
 #define RPC_RESPONSE 1u
+#define RPC_NOTIFY   2u
 
 static const struct mp_limits limits = {
 	.max_depth = 8,
@@ -398,9 +399,31 @@ int agent_ping(
 	struct agent *a, uint64_t timeout_ns, agent_done_fn *fn, void *arg)
 {
 	msgpack_packer pk;
-	struct call *c = call_new(a, "ping", 0, &pk);
+	struct call *c = call_new(a, "ping", 1, &pk);
 
-	return c ? call_start(a, c, timeout_ns, fn, arg) : -ENOMEM;
+	if (!c)
+		return -ENOMEM;
+	mp_key_bool(&pk, "ready", true);
+	return call_start(a, c, timeout_ns, fn, arg);
+}
+
+void agent_clock(struct agent *a)
+{
+	msgpack_packer pk;
+	struct buf b = {0};
+
+	if (!a->open)
+		return;
+	msgpack_packer_init(&pk, &b, pack_write);
+	msgpack_pack_array(&pk, 3);
+	msgpack_pack_uint32(&pk, RPC_NOTIFY);
+	mp_str(&pk, "clock");
+	msgpack_pack_array(&pk, 1);
+	msgpack_pack_map(&pk, 1);
+	mp_key_u64(&pk, "wall_ns", wall_ns());
+	/* A guest that takes nothing has no use for the time either. */
+	(void)!vsock_send_buf(a->s, &b);
+	buf_free(&b);
 }
 
 int agent_identity(struct agent *a, const struct identity *id,
@@ -431,9 +454,12 @@ int agent_invoke(struct agent *a, const void *payload, size_t len,
 
 	if (len > AGENT_MAX_PAYLOAD)
 		return -EMSGSIZE;
-	c = call_new(a, "invoke", 1, &pk);
+	c = call_new(a, "invoke", timeout_ns ? 2 : 1, &pk);
 	if (!c)
 		return -ENOMEM;
+	/* The guest should not work on what nobody waits for any more. */
+	if (timeout_ns)
+		mp_key_u64(&pk, "timeout_ms", timeout_ns / 1000000 + 1);
 	mp_str(&pk, "payload");
 	if (msgpack_pack_bin(&pk, len) || buf_append(&c->req, payload, len)) {
 		call_free(c);

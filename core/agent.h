@@ -23,14 +23,22 @@ struct agent *agent_create(struct machine *m);
 /* Pending calls are dropped without a callback. */
 void agent_destroy(struct agent *a);
 
-/* 0, or -errno without a callback. timeout_ns 0: no limit. A refused
- * connection is tried again until then (the guest may still be booting). */
+/* Ping is answered when the agent is ready for invokes: a Linux guest's agent
+ * waits for its handler. 0, or -errno without a callback. timeout_ns 0: no
+ * limit. A refused connection is tried again until then (the guest may still be
+ * booting). */
 int agent_ping(struct agent *a, uint64_t timeout_ns, agent_done_fn *fn,
 	void *arg) MUST_USE;
 int agent_identity(struct agent *a, const struct identity *id,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
 int agent_invoke(struct agent *a, const void *payload, size_t len,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
+
+/* What time it is, without an answer: it arrives ahead of every call made after
+ * it. For a Linux guest that was parked, just before it goes on; the built-in
+ * guest has its time from the identity page. Nothing is sent when no stream is
+ * open. */
+void agent_clock(struct agent *a);
 
 /* The next moment (now_ns() scale) at which agent_tick() must be called, or 0:
  * the owner folds it into its loop's timeout. */

@@ -65,6 +65,9 @@ static void acknowledged(void *arg, int status, const msgpack_object *result,
 		return;
 	}
 	w->us.ack = (uint32_t)((now_ns() - h->started) / 1000);
+	/* The identity's time has aged while it was applied. */
+	if (h->c->mode == CTL_CLONE_RUN)
+		worker_tell_time(w);
 	if (h->c->mode == CTL_CLONE_PARK && park(w, &e)) {
 		failed(w, &e);
 		return;

@@ -100,6 +100,8 @@ void worker_message(struct worker *w, struct ctl_packet *p);
 void worker_wait_ready(struct worker *w, struct ctl_packet *p);
 void worker_ready_console(struct worker *w, const char *p, size_t n);
 void worker_ready_tick(struct worker *w);
+/* A Linux guest is told the time, ahead of any later call. */
+void worker_tell_time(struct worker *w);
 /* A free call slot, or NULL. */
 struct worker_call *worker_call_get(
 	struct worker *w, const struct ctl_msg *request);

@@ -23,6 +23,13 @@ static int pause_machine(struct worker *w, struct err *e)
 	return machine_pause(&w->m, WORKER_PAUSE_MS, e);
 }
 
+/* Linux keeps its own wall clock, which has stood still. */
+void worker_tell_time(struct worker *w)
+{
+	if (w->agent && !w->m.cfg.builtin)
+		agent_clock(w->agent);
+}
+
 /* The moment a parked or restored machine starts to live. */
 static int go(struct worker *w, struct err *e)
 {
@@ -43,6 +50,8 @@ static void identity_acknowledged(void *arg, int status,
 	struct worker_call *c = arg;
 
 	(void)result;
+	if (!status)
+		worker_tell_time(c->w);
 	if (status)
 		worker_reply_error(c->w, &c->request, e);
 	else
@@ -168,6 +177,8 @@ static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
 	if (!c)
 		return err_set(e, -EBUSY, "%d invokes are in flight",
 			WORKER_MAX_INVOKES);
+	if (w->parked)
+		worker_tell_time(w);
 	/* The request is in the ring before the guest runs: no wake-up. */
 	r = agent_invoke(w->agent, p->payload, p->msg.len,
 		p->msg.invoke.timeout_ms * 1000000ULL, invoked, c);
@@ -193,6 +204,7 @@ static int do_go(struct worker *w, struct ctl_packet *p, struct err *e)
 
 	if (!w->parked)
 		return err_set(e, -EINVAL, "the clone is not parked");
+	worker_tell_time(w);
 	r = go(w, e);
 	if (r)
 		return r;
