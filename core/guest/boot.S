@@ -40,6 +40,8 @@
 #define E820_RAM        1
 #define HOLE_START      0xc0000000
 
+#define RFLAGS_IOPL3 0x3002
+
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
 
 	.section .boot, "awx", @progbits
@@ -82,7 +84,10 @@ guest_entry:
 	mov	%r14d, %ecx
 	pushq	$SEL_DATA3
 	pushq	$stack_end - 8
-	pushq	$2
+	/* Ports by IOPL 3. The TSS has an all-zero bitmap as well: software KVM
+	 * looks there all the same, and QEMU's emulated SVM looks there wrongly
+	 * after a restore, when the TSS has the busy type. */
+	pushq	$RFLAGS_IOPL3
 	pushq	$SEL_CODE3
 	pushq	$guest_main
 	iretq
@@ -226,7 +231,10 @@ exception:
 	mov	$boot_stack_end, %esp
 	pushq	$SEL_DATA3
 	pushq	$crash_stack_end - 8
-	pushq	$2
+	/* Ports by IOPL 3. The TSS has an all-zero bitmap as well: software KVM
+	 * looks there all the same, and QEMU's emulated SVM looks there wrongly
+	 * after a restore, when the TSS has the busy type. */
+	pushq	$RFLAGS_IOPL3
 	pushq	$SEL_CODE3
 	pushq	$crash_main
 	iretq
