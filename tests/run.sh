@@ -6,7 +6,7 @@
 # are counted one by one. Each test runs in a process group and a temporary
 # directory of its own (TMPDIR, XDG_RUNTIME_DIR); processes it leaves behind
 # are killed and make it fail. "timeout: SECONDS" in the first ten lines of a
-# script changes the limit of TEST_TIMEOUT (120).
+# script changes the limit of TEST_TIMEOUT (120); TEST_PATIENCE multiplies both.
 #
 # The programs are copied to a place that every user can reach (a checkout below
 # /root is not) and that no build changes meanwhile: THAW_BUILD, first in PATH.
@@ -123,6 +123,7 @@ run_one() {
 		t=${why:-$t} why=''
 		;;
 	esac
+	t=$((t * ${TEST_PATIENCE:-1}))
 
 	start=$EPOCHREALTIME
 	# A process group for the test, and only for it: with job control on, what

@@ -1,5 +1,5 @@
 # Tests: every test_*.c is an executable, every tests/e2e/test_* a script, and
-# tests/run.sh runs them all. Folders: unit (no KVM), kvm, e2e, fuzz.
+# tests/run.sh runs them all. Folders: unit (no KVM), kvm, e2e, linux, fuzz.
 
 TEST_LIBS = $(BUILD)/libthaw.a $(BASE_LIB)
 
@@ -9,6 +9,8 @@ KVM_BIN := $(call obj,$(wildcard tests/kvm/test_*.c))
 KVM_BIN := $(KVM_BIN:.o=)
 FUZZ_BIN := $(call obj,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_BIN := $(FUZZ_BIN:.o=)
+# With stock Linux guests; they see themselves to a KVM that can run those.
+LINUX := $(sort $(wildcard tests/linux/test_*.py))
 E2E := $(sort $(wildcard tests/e2e/test_*.sh tests/e2e/test_*.py))
 
 # Files beside the tests that are not tests are helpers: an archive, so that a

@@ -298,7 +298,6 @@ mount -t devpts -o ptmxmode=666 pts dev/pts
 for d in tmp var/tmp dev/shm; do mount -t tmpfs -o mode=1777 t $d; done
 mount -t tmpfs -o mode=755 t run
 mkdir run/lock
-mount -t tmpfs -o mode=700 t root
 mount -t cgroup2 cgroup sys/fs/cgroup
 ln -snf /proc/self/fd dev/fd
 ln -snf /proc/self/fd/0 dev/stdin
@@ -377,13 +376,13 @@ class Machine:
         they come (binary files) beside what Done holds."""
         line = cmd if isinstance(cmd, str) else " ".join(shlex.quote(c) for c in cmd)
         build = build_dir()
-        vars = {"HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "THAW_TEST_MACHINE": "1"}
+        vars = {"HOME": "/tmp", "USER": "root", "LANG": "C.UTF-8", "THAW_TEST_MACHINE": "1"}
         vars["PATH"] = (inside(build) + ":" if build else "") + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         if build:
             vars["THAW_BUILD"] = inside(build)
         vars.update(env or {})
         mark = "mark-" + os.urandom(12).hex()
-        go = "cd %s && %s" % (shlex.quote(inside(cwd) if cwd else "/root"), line)
+        go = "cd %s && %s" % (shlex.quote(inside(cwd) if cwd else "/tmp"), line)
         words = " ".join(shlex.quote("%s=%s" % kv) for kv in vars.items())
         self._script(COMMAND % {"env": words, "cmd": shlex.quote(go), "mark": mark})
         return self._collect(mark.encode(), time.monotonic() + (timeout or self.timeout), to)
