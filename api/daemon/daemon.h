@@ -110,8 +110,13 @@ struct daemon {
 	struct list templates;
 	unsigned ntemplates;
 
-	struct list helpers;           /* inspections in progress */
-	struct list writers;           /* snapshots in progress */
+	struct list helpers; /* inspections in progress */
+	struct list writers; /* snapshots in progress */
+	struct {
+		struct deadline look;
+		unsigned rounds; /* that are left */
+		pid_t seen;
+	} strays; /* children of ours that nobody named, see writer.c */
 	struct list feeds;             /* pagers */
 	struct pager_stats pager_past; /* of those that are gone */
 	unsigned active;               /* requests that wait for a clone */

@@ -173,6 +173,42 @@ static void is_frozen(
 		fail(d, w, &why);
 }
 
+/*
+ * A machine that is killed between its fork and its answer leaves a child whose
+ * pid we never learn. It ends by itself, since its socket closes, but as it is
+ * a child of ours somebody must wait for it. Every child that we know is waited
+ * for as soon as it ends; so one that is still there at the next look is not.
+ */
+#define STRAY_NS     250000000ULL
+#define STRAY_ROUNDS 8
+
+static void look_for_strays(struct daemon *d, struct deadline *dl)
+{
+	siginfo_t si = {0};
+
+	(void)dl;
+	if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT))
+		return; /* no children at all */
+	if (si.si_pid && si.si_pid == d->strays.seen) {
+		(void)waitpid(si.si_pid, NULL, WNOHANG);
+		d->strays.seen = 0;
+		d->strays.rounds = STRAY_ROUNDS;
+	} else {
+		d->strays.seen = si.si_pid;
+	}
+	if (d->strays.rounds--)
+		deadline_set(&d->deadlines, &d->strays.look,
+			now_ns() + STRAY_NS, look_for_strays);
+}
+
+static void expect_stray(struct daemon *d)
+{
+	d->strays.rounds = STRAY_ROUNDS;
+	d->strays.seen = 0;
+	deadline_set(&d->deadlines, &d->strays.look, now_ns() + STRAY_NS,
+		look_for_strays);
+}
+
 static void finish(
 	struct daemon *d, struct writer *w, const struct ctl_settled *s)
 {
@@ -189,6 +225,8 @@ static void finish(
 	if (w->sock >= 0)
 		(void)close(w->sock);
 	w->sock = -1;
+	if (!w->adopted)
+		expect_stray(d);
 	list_del(&w->link);
 	w->job.fn->settled(d, w->job.arg, s ? s : &none);
 	free(w->hint);

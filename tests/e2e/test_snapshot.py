@@ -294,6 +294,53 @@ def test_stopped_and_crashed(d):
                 pass
 
 
+def zombies(d):
+    """Children of the daemon that nobody waited for."""
+    n = 0
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/stat" % p) as f:
+                rest = f.read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        n += rest[0] == "Z" and int(rest[1]) == d.proc.pid
+    return n
+
+
+def test_stopped_at_once(d):
+    """In the middle of the freeze: no process is left, not even a dead one."""
+    with d.client() as c, d.client() as other:
+        for i in range(20):
+            m = machine(c, 0)
+            req = c.send("machine.snapshot", {"id": m, "path": d.dir + "/x%d" % i, "live": True})
+            time.sleep(0.0002 * i)
+            other.call("machine.stop", {"id": m})
+            try:
+                c.wait(req)
+                os.unlink(d.dir + "/x%d" % i)
+            except RpcError:
+                pass
+        wait_for(lambda: not zombies(d), 30)
+        assert files(d) == [], files(d)
+
+
+def test_zygote_killed(d):
+    """It takes its clones along, and who writes for them."""
+    d.template("t")
+    with d.client() as c:
+        m = clone(c)
+        zygote = c.call("template.show", {"name": "t"})["pid"]
+        req, pid = caught(d, c, m, "x", live=True)
+        os.kill(zygote, signal.SIGKILL)
+        failed(c, req, "")
+        wait_for(lambda: not alive(pid))
+        assert files(d) == [], files(d)
+        m = wait_for(lambda: clone(c))
+        c.call("machine.snapshot", {"id": m, "path": d.dir + "/x", "type": "diff"})
+        os.unlink(d.dir + "/x")
+        c.call("template.remove", {"name": "t", "force": True})
+
+
 def test_daemon_killed(d):
     """Nothing is left of a snapshot whose daemon was killed."""
     with d.client() as c:
