@@ -18,5 +18,9 @@ void serial_set_output(struct machine *m, serial_output_fn *fn, void *arg);
 /* Bytes for the guest to receive; returns how many found room. The rest is the
  * caller's to offer again later. Loop thread. */
 size_t serial_input(struct machine *m, const void *data, size_t len);
+/* The same, but up to SERIAL_QUEUE_MAX bytes wait here for room; those do not
+ * travel in a snapshot. */
+#define SERIAL_QUEUE_MAX (256 * 1024)
+size_t serial_queue_input(struct machine *m, const void *data, size_t len);
 
 #endif

@@ -170,6 +170,9 @@ int virtq_push_all(struct virtio_dev *vd, uint32_t q,
 bool virtq_wants_irq(struct virtio_dev *vd, uint32_t q);
 /* Is a guest at the door to be woken for this queue's used buffers? */
 bool virtq_wants_wake(struct virtio_dev *vd, uint32_t q);
+/* How many buffers the driver has ever made available (modulo 2^16), and see to
+ * it that it notifies us of the next one. */
+uint16_t virtq_watch_avail(struct virtio_dev *vd, uint32_t q);
 /* Set or clear VIRTQ_USED_F_NO_NOTIFY (2.7.10). */
 void virtq_set_no_notify(struct virtio_dev *vd, uint32_t q, bool on);
 

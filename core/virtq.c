@@ -175,10 +175,11 @@ static bool has(const struct virtio_dev *vd, uint64_t feature)
 	return vd->s->driver_features & feature;
 }
 
-/* Ask to be notified of the next buffer (2.7.10). Returns the avail index as
- * it was after that: a driver that added one before sees the old value. */
+/* Ask to be notified of the buffer behind index at (2.7.10). Returns the avail
+ * index as it was after that: a driver that added one before sees the old
+ * value. */
 static uint16_t rearm(struct virtio_dev *vd, const struct virtq_state *vs,
-	const _Atomic uint16_t *avail)
+	const _Atomic uint16_t *avail, uint16_t at)
 {
 	_Atomic uint16_t *event;
 	uint8_t *used = used_at(&vd->dev.m->mem, vs, MEM_WRITE);
@@ -186,8 +187,7 @@ static uint16_t rearm(struct virtio_dev *vd, const struct virtq_state *vs,
 	if (used) {
 		event = (_Atomic uint16_t *)(void *)(used + USED_HEAD +
 						     USED_ELEM * vs->size);
-		atomic_store_explicit(
-			event, vs->next_avail, memory_order_relaxed);
+		atomic_store_explicit(event, at, memory_order_relaxed);
 	}
 	atomic_thread_fence(memory_order_seq_cst);
 	return atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
@@ -213,7 +213,7 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 	/* Acquire: what the driver wrote before the index is visible. */
 	idx = atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
 	if (idx == vs->next_avail && has(vd, VIRTIO_F_EVENT_IDX))
-		idx = rearm(vd, vs, avail);
+		idx = rearm(vd, vs, avail, idx);
 	if (idx == vs->next_avail)
 		return 0;
 	if ((uint16_t)(idx - vs->next_avail) > vs->size)
@@ -228,6 +228,24 @@ int virtq_pop(struct virtio_dev *vd, uint32_t q, struct virtq_chain *c)
 		return r;
 	vs->next_avail++;
 	return 1;
+}
+
+uint16_t virtq_watch_avail(struct virtio_dev *vd, uint32_t q)
+{
+	const _Atomic uint16_t *avail;
+	struct virtq_state *vs;
+	uint16_t idx;
+
+	if (!virtio_queue_live(vd, q))
+		return 0;
+	vs = &vd->s->vq[q];
+	avail = avail_at(&vd->dev.m->mem, vs);
+	if (!avail)
+		return 0;
+	idx = atomic_load_explicit(&avail[AVAIL_IDX], memory_order_acquire);
+	if (has(vd, VIRTIO_F_EVENT_IDX))
+		(void)rearm(vd, vs, avail, idx);
+	return idx;
 }
 
 void virtq_unpop(struct virtio_dev *vd, uint32_t q)

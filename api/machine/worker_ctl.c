@@ -1,6 +1,7 @@
 #include "api/machine/worker.h"
 
 #include "core/block.h"
+#include "core/log.h"
 #include "core/serial.h"
 #include "core/vsock.h"
 
@@ -215,8 +216,13 @@ static int do_go(struct worker *w, struct ctl_packet *p, struct err *e)
 
 static int do_input(struct worker *w, struct ctl_packet *p, struct err *e)
 {
+	size_t n = serial_queue_input(&w->m, p->payload, p->msg.len);
+
 	(void)e;
-	serial_input(&w->m, p->payload, p->msg.len);
+	if (n < p->msg.len)
+		log_warning("the guest does not read its console: %zu bytes of "
+			    "input are lost",
+			p->msg.len - n);
 	return 0;
 }
 

@@ -3,7 +3,8 @@
  * core/net.h.
  *
  *   net.c        the device: configuration space, saved state, life
- *   net_queue.c  packets both ways, control commands, the tap
+ *   net_queue.c  packets both ways, control commands
+ *   net_tap.c    the tap
  *
  * Packets carry the virtio header all the way: the tap speaks it
  * (IFF_VNET_HDR), so checksums and segmentation stay where they are cheap. The
@@ -87,9 +88,13 @@ struct net {
 	struct net_stats stats;
 };
 
-/* ---- net_queue.c ---- */
+/* ---- net_tap.c ---- */
 /* The tap speaks our header from now on. */
 int net_tap_open(struct net *n, struct err *e) MUST_USE;
+/* Tell the tap what the guest can take. */
+void net_tap_offloads(struct net *n);
+
+/* ---- net_queue.c ---- */
 /* With the lock held. */
 void net_queue_run(struct net *n, uint32_t q);
 

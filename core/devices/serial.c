@@ -124,6 +124,9 @@ struct serial {
 	pthread_mutex_t lock;
 	struct serial_state s;
 	bool line; /* the interrupt line, as last computed */
+	/* Input that waits for room in the FIFO. */
+	uint8_t *queue; /* owned: SERIAL_QUEUE_MAX bytes, when needed */
+	size_t queue_at, queue_len;
 	serial_output_fn *out;
 	void *out_arg;
 };
@@ -200,6 +203,32 @@ static uint8_t rx_get(struct serial_state *s)
 	return v;
 }
 
+static void refill(struct serial *u)
+{
+	size_t n;
+
+	if (u->s.rx_len || !u->queue_len)
+		return;
+	n = rx_put(&u->s, u->queue + u->queue_at, u->queue_len);
+	u->queue_at += n;
+	u->queue_len -= n;
+}
+
+static size_t queue_put(struct serial *u, const uint8_t *data, size_t len)
+{
+	size_t n = min_u64(len, SERIAL_QUEUE_MAX - u->queue_len);
+
+	if (n && !u->queue)
+		u->queue = malloc(SERIAL_QUEUE_MAX);
+	if (!u->queue)
+		return 0;
+	memmove(u->queue, u->queue + u->queue_at, u->queue_len);
+	memcpy(u->queue + u->queue_len, data, n);
+	u->queue_at = 0;
+	u->queue_len += n;
+	return n;
+}
+
 static void rx_clear(struct serial_state *s)
 {
 	s->rx_len = 0;
@@ -224,7 +253,11 @@ static uint8_t reg_read(struct serial *u, unsigned reg)
 
 	switch (reg) {
 	case REG_DATA:
-		return s->lcr & LCR_DLAB ? s->dll : rx_get(s);
+		if (s->lcr & LCR_DLAB)
+			return s->dll;
+		v = rx_get(s);
+		refill(u);
+		return v;
 	case REG_IER:
 		return s->lcr & LCR_DLAB ? s->dlm : s->ier;
 	case REG_IIR:
@@ -374,6 +407,7 @@ static void serial_destroy(struct device *d)
 	if (u->irq_fd >= 0)
 		(void)close(u->irq_fd);
 	pthread_mutex_destroy(&u->lock);
+	free(u->queue);
 	free(u);
 }
 
@@ -418,6 +452,22 @@ size_t serial_input(struct machine *m, const void *data, size_t len)
 		return 0;
 	pthread_mutex_lock(&u->lock);
 	n = rx_put(&u->s, data, len);
+	update_line(u);
+	pthread_mutex_unlock(&u->lock);
+	return n;
+}
+
+size_t serial_queue_input(struct machine *m, const void *data, size_t len)
+{
+	struct serial *u = serial_of(m);
+	size_t n = 0;
+
+	if (!u)
+		return 0;
+	pthread_mutex_lock(&u->lock);
+	if (!u->queue_len)
+		n = rx_put(&u->s, data, len);
+	n += queue_put(u, (const uint8_t *)data + n, len - n);
 	update_line(u);
 	pthread_mutex_unlock(&u->lock);
 	return n;

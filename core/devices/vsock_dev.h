@@ -171,11 +171,13 @@ struct vsock {
 	struct vsock_state s;
 	bool was_reset; /* under vd.lock; see above */
 
-	bool quiet;      /* being saved: rings are left alone */
-	bool tx_blocked; /* replies were full */
-	bool must_drop;  /* the device broke: streams end at the next pass */
-	unsigned depth;  /* of passes */
-	uint32_t used;   /* queues to notify at the end of the pass */
+	bool quiet;         /* being saved: rings are left alone */
+	bool tx_blocked;    /* replies were full */
+	bool ack_awaited;   /* the driver has not returned the event's buffer */
+	uint16_t ack_after; /* what virtq_watch_avail() said before */
+	bool must_drop;     /* the device broke: streams end at the next pass */
+	unsigned depth;     /* of passes */
+	uint32_t used;      /* queues to notify at the end of the pass */
 	bool timer_stale;
 
 	struct vsock_stream *slot[VSOCK_MAX_STREAMS]; /* owned */

@@ -95,6 +95,18 @@ static void reset_told(struct vsock *v)
 	pthread_mutex_unlock(&v->vd.lock);
 }
 
+/* The built-in guest looks at events first, in one thread: no need to wait for
+ * another round. */
+static void await_ack(struct vsock *v)
+{
+	if (v->vd.dev.m->cfg.builtin)
+		return;
+	pthread_mutex_lock(&v->vd.lock);
+	v->ack_after = virtq_watch_avail(&v->vd, VSOCK_Q_EVENT);
+	v->ack_awaited = true;
+	pthread_mutex_unlock(&v->vd.lock);
+}
+
 /* Is the guest told of a restore? Nothing else reaches it before. */
 static bool event_sent(struct vsock *v)
 {
@@ -118,9 +130,25 @@ static bool event_sent(struct vsock *v)
 		broken(v, "event buffer too small");
 		return false;
 	}
+	await_ack(v);
 	ring_push(v, VSOCK_Q_EVENT, c.head, sizeof(event));
 	reset_told(v);
 	return true;
+}
+
+/* Has the guest dealt with the event? Linux's driver handles events and packets
+ * at the same time, and one that came first would be reset with the streams of
+ * before. It gives the buffer back when it is done. */
+static bool acknowledged(struct vsock *v)
+{
+	if (!v->ack_awaited)
+		return true;
+	pthread_mutex_lock(&v->vd.lock);
+	v->ack_awaited =
+		!v->was_reset &&
+		virtq_watch_avail(&v->vd, VSOCK_Q_EVENT) == v->ack_after;
+	pthread_mutex_unlock(&v->vd.lock);
+	return !v->ack_awaited;
 }
 
 static uint32_t fill_reply(struct vsock *v, struct virtq_chain *c)
@@ -198,7 +226,7 @@ void vsock_end(struct vsock *v)
 		v->depth--;
 		return;
 	}
-	if (event_sent(v))
+	if (event_sent(v) && acknowledged(v))
 		fill_rx(v);
 	vsock_stream_free_dead(v);
 	vsock_unix_arm(v);

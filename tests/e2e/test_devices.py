@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # timeout: 120
 """Disks, network interfaces and their overrides: what is wrong is refused by
 name before anything starts, what is right reaches the machine. The built-in

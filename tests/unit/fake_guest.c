@@ -1,28 +1,13 @@
 #include "tests/unit/fake_guest.h"
 
-#include "core/irq.h"
+#include "tests/unit/fake_irq.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 
 #define DESC_NEXT  1u
 #define DESC_WRITE 2u
-
-/* In place of core/irq.c: eventfds that no KVM serves. */
-int irq_fd_create(struct machine *m, uint32_t gsi, struct err *e)
-{
-	(void)m, (void)gsi, (void)e;
-	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-}
-
-int irq_ioeventfd_create(struct machine *m, uint64_t addr, uint32_t len,
-	uint64_t value, struct err *e)
-{
-	(void)m, (void)addr, (void)len, (void)value, (void)e;
-	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-}
 
 static void die(const char *what)
 {
@@ -40,8 +25,10 @@ void fg_init(struct fake_guest *g)
 {
 	struct err e = {0};
 
+	fake_irq();
 	memset(g, 0, sizeof(*g));
 	g->m.cfg.vsock_cid = FG_CID;
+	g->m.cfg.builtin = 1; /* events first, in one thread */
 	g->m.vm_fd = g->m.kvm_fd = -1;
 	must(!pthread_mutex_init(&g->m.lock, NULL), "mutex");
 	must(!pthread_cond_init(&g->m.run_cond, NULL), "cond");

@@ -214,6 +214,25 @@ static void test_receive(void **state)
 	assert_int_equal(in(f, LSR), 0x60);
 }
 
+/* More than the FIFO holds waits outside; order is kept, the end is counted. */
+static void test_long_input(void **state)
+{
+	struct fixture *f = *state;
+	static uint8_t block[SERIAL_QUEUE_MAX + 5000];
+	size_t all = 0, n = 0;
+
+	for (size_t i = 0; i < sizeof(block); i++)
+		block[i] = (uint8_t)(i * 7 + i / 251);
+	all = serial_queue_input(&f->m, block, 3000);
+	assert_int_equal(all, 3000);
+	all += serial_queue_input(&f->m, block + 3000, sizeof(block) - 3000);
+	assert_in_range(all, SERIAL_QUEUE_MAX, sizeof(block) - 1);
+	assert_int_equal(serial_queue_input(&f->m, block, 1), 0);
+	while (in(f, LSR) & 1)
+		assert_int_equal(in(f, DATA), block[n++]);
+	assert_int_equal(n, all);
+}
+
 static void test_input_is_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -332,6 +351,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_transmit_interrupt, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_receive, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_long_input, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_input_is_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loopback, setup, teardown),
