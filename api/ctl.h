@@ -216,10 +216,8 @@ struct ctl_settled {       /* answer to SETTLE */
 	uint32_t resume_us;
 };
 struct ctl_write {
-	uint32_t codec; /* enum snap codec: 0 raw, 1 zstd */
-	int32_t level;
-	uint32_t want_base; /* also make the base of a template */
-	uint32_t reserved;
+	uint32_t zstd_level; /* 0: raw */
+	uint32_t want_base;  /* also make the base of a template */
 	/* payload: path of the parent as the file is to name it */
 };
 struct ctl_written {

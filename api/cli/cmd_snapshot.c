@@ -7,6 +7,7 @@
 struct snapshot_values {
 	bool force, live, diff;
 	const char *against;
+	uint64_t zstd;
 };
 static const struct opt snapshot_opts[] = {
 	{"force", 'f', OPT_FLAG, NULL, offsetof(struct snapshot_values, force),
@@ -20,7 +21,8 @@ static const struct opt snapshot_opts[] = {
 	{"against", 0, OPT_STR, "last|template",
 		offsetof(struct snapshot_values, against),
 		"with --diff: which of the two, if both are possible"},
-	OPT_NOT_YET("zstd"),
+	{"zstd", 0, OPT_COUNT, "LEVEL", offsetof(struct snapshot_values, zstd),
+		"compress the memory; 1 is fast, 19 tries hardest"},
 	OPT_END,
 };
 
@@ -99,7 +101,8 @@ static int run_snapshot(struct cli *c, void *values)
 		return cli_fail(c, EXIT_USAGE, "%s: path too long", c->arg[1]);
 	if (v->against && !v->diff)
 		return cli_fail(c, EXIT_USAGE, "--against goes with --diff");
-	p = thaw_request(c->t, "machine.snapshot", v->against ? 7 : 6);
+	p = thaw_request(c->t, "machine.snapshot",
+		6 + (v->against ? 1U : 0U) + (v->zstd ? 2U : 0U));
 	mp_key_str(p, "id", c->arg[0]);
 	mp_key_str(p, "path", path);
 	mp_key_bool(p, "force", v->force);
@@ -107,6 +110,10 @@ static int run_snapshot(struct cli *c, void *values)
 	mp_key_str(p, "type", v->diff ? "diff" : "full");
 	if (v->against)
 		mp_key_str(p, "against", v->against);
+	if (v->zstd) {
+		mp_key_str(p, "codec", "zstd");
+		mp_key_u64(p, "level", v->zstd);
+	}
 	mp_key_bool(p, "progress", isatty(STDERR_FILENO));
 	rc = call_interruptible(c, &r);
 	if (rc)

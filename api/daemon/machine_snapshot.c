@@ -327,9 +327,8 @@ static int check(
 			"type: the machine's last snapshot is the %dth of a "
 			"chain already: make a full one",
 			SNAP_MAX_CHAIN + 1);
-	if (a->codec)
-		return err_set(
-			e, -EOPNOTSUPP, "codec: zstd is not supported yet");
+	if (a->level && !a->codec)
+		return err_set(e, -EINVAL, "level: only codec zstd has one");
 	if (m->state != ENTRY_RUNNING && m->state != ENTRY_PAUSED)
 		return err_set(e, -EBUSY, "%s: the machine is %s", m->id,
 			machine_state(m));
@@ -348,7 +347,8 @@ static int begin(struct daemon *d, struct snapshot_op *op,
 	job.what.live = (uint32_t)a->live;
 	job.what.diff = (uint32_t)a->type;
 	job.what.against = (uint32_t)a->against;
-	job.how.codec = (uint32_t)a->codec;
+	if (a->codec)
+		job.how.zstd_level = a->level ? (uint32_t)a->level : 1;
 	job.output = op->publishing ? op->pub.fd : op->file;
 	op->w = writer_begin(d, m, &job, e);
 	return op->w ? 0 : e->code;

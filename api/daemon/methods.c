@@ -86,7 +86,9 @@ static const struct param machine_snapshot_params[] = {
 			"with `track_dirty`), the template (of a clone), or "
 			"the first of these that there is"},
 	{"codec", PARAM_CHOICE, false, AT(codec), .choices = codecs,
-		.help = "zstd is not supported yet"},
+		.help = "of the memory: as it is, or compressed"},
+	{"level", PARAM_UINT, false, AT(level), 1, SNAP_MAX_ZSTD, 0,
+		.help = "with codec zstd: how much to try (default 1)"},
 	{"live", PARAM_BOOL, false, AT(live),
 		.help = "the guest pauses only while it is frozen, not until "
 			"the file is written"},

@@ -121,6 +121,8 @@ static int write_file(struct job *j, const struct ctl_packet *p,
 	uint64_t start = now_ns();
 	int r;
 
+	/* No thread helps: see core/freeze.c. */
+	o.zstd_level = (int)p->msg.write.zstd_level;
 	if (j->w->m.mem.backing != MEM_BUILDER)
 		o.pages = bits;
 	if (j->f->diff) {

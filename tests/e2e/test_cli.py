@@ -58,7 +58,7 @@ def test_usage(d):
 
 
 def test_planned_options_are_refused(d):
-    for args in (["snapshot", "x", "f", "--zstd", "3"], ["restore", "f", "--ip", "x"],
+    for args in (["restore", "f", "--ip", "x"],
                  ["diff", "a", "b"]):
         assert "not supported by this version" in thaw(d, *args, code=1)[1], args
 

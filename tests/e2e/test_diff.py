@@ -67,6 +67,29 @@ def clean(d):
             shutil.rmtree(p)
 
 
+def test_zstd(d):
+    """Compressed, full and diff: the same memory, in less room."""
+    with d.client() as c:
+        m = machine(c, track_dirty=True)
+        c.call("machine.pause", {"id": m})
+        raw = snap(c, m, d.dir + "/raw.thaw")
+        full = snap(c, m, d.dir + "/zstd.thaw", codec="zstd", level=3)
+        assert full["bytes"] < raw["bytes"] * 0.8, (full, raw)
+        assert same_memory(d, d.dir + "/raw.thaw", d.dir + "/zstd.thaw") == []
+        c.call("machine.resume", {"id": m})
+        c.call("machine.invoke", {"id": m, "payload": b"touch 4"})
+        c.call("machine.pause", {"id": m})
+        diff = snap(c, m, d.dir + "/diff.thaw", type="diff", codec="zstd")
+        assert diff["pages"] >= 1024, diff
+        snap(c, m, d.dir + "/now.thaw")
+        assert same_memory(d, d.dir + "/now.thaw", d.dir + "/diff.thaw") == []
+        c.call("snapshot.verify", {"path": d.dir + "/zstd.thaw"})
+        n = machine(c, snapshot=d.dir + "/diff.thaw")
+        assert c.call("machine.invoke", {"id": n, "payload": b"echo packed"})["payload"] == b"packed"
+        stop(c, m, n)
+    clean(d)
+
+
 def test_chain(d):
     """A paused machine: a full snapshot and a chain say the same, page by page."""
     with d.client() as c:
