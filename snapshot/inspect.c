@@ -137,6 +137,27 @@ static void pack_sections(struct inspect *in)
 	}
 }
 
+/* What a diff builds on, as far as whoever asked has looked. */
+static void pack_chain(struct inspect *in)
+{
+	msgpack_packer *p = in->out;
+
+	inspect_key(in, "chain");
+	(void)msgpack_pack_array(p, in->o->nchain);
+	for (unsigned i = 0; i < in->o->nchain; i++) {
+		const struct snap_link *l = &in->o->chain[i];
+		char uuid[SNAP_UUID_STR];
+
+		snap_uuid_str(&l->uuid, uuid);
+		(void)msgpack_pack_map(p, l->error ? 4 : 3);
+		mp_key_str(p, "uuid", uuid);
+		mp_key_str(p, "path", l->path ? l->path : "");
+		mp_key_bool(p, "ok", !l->error);
+		if (l->error)
+			mp_key_str(p, "error", l->error);
+	}
+}
+
 static void pack_errors(struct inspect *in)
 {
 	inspect_key(in, "errors");
@@ -164,6 +185,8 @@ static void pack_parts(struct inspect *in)
 	}
 	if (in->index)
 		inspect_memory(in);
+	if (in->o->nchain)
+		pack_chain(in);
 	pack_errors(in);
 }
 

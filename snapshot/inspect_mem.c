@@ -9,6 +9,7 @@
  */
 #include "snapshot/inspect.h"
 #include "snapshot/map.h"
+#include "uffd/ws.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -209,6 +210,31 @@ static void pack_map(struct walk *w)
 	mp_bin(p, w->cells, s->mem.memory_size / SNAP_PAGE_SIZE / w->scale);
 }
 
+/* Mark the pages of the working set; a set that does not fit is an error of its
+ * own and none of the snapshot's. */
+static void add_working_set(struct walk *w)
+{
+	const struct snap *s = &w->in->s;
+	uint64_t pages = s->mem.memory_size / SNAP_PAGE_SIZE;
+	struct ws set = {.bits = NULL};
+	uint8_t digest[16];
+	struct err e = {0};
+	int rc = ws_read(w->in->o->ws_fd, &set, &e);
+
+	if (!rc)
+		rc = snap_digest(s, digest);
+	if (!rc)
+		rc = ws_check(&set, s->h.uuid, digest, pages, &e);
+	if (rc && !e.code)
+		(void)err_sys(&e, rc, "working set");
+	(void)inspect_sound(w->in, rc, &e);
+	for (uint64_t i = 0; i < pages && !rc; i++) {
+		if (ws_has(&set, i))
+			w->cells[i / w->scale] |= SNAP_CELL_WORKING;
+	}
+	ws_fini(&set);
+}
+
 void inspect_memory(struct inspect *in)
 {
 	struct walk w = {.in = in};
@@ -224,6 +250,8 @@ void inspect_memory(struct inspect *in)
 			first += (uint64_t)at.chunks * SNAP_CHUNK_PAGES;
 		}
 		pack_memory(&w);
+		if (w.cells && in->o->ws_fd > 0)
+			add_working_set(&w);
 		if (w.cells)
 			pack_map(&w);
 	}

@@ -331,6 +331,21 @@ static void render_sections(const msgpack_object *list, FILE *f)
 	}
 }
 
+static void render_chain(const msgpack_object *list, FILE *f)
+{
+	if (!list || list->type != MSGPACK_OBJECT_ARRAY)
+		return;
+	for (uint32_t i = 0; i < list->via.array.size; i++) {
+		const msgpack_object *l = &list->via.array.ptr[i];
+
+		(void)fputs(i ? "          " : "builds on ", f);
+		put_str(l, "uuid", f);
+		(void)fputs("  ", f);
+		put_str(l, bool_of(l, "ok") ? "path" : "error", f);
+		(void)fputc('\n', f);
+	}
+}
+
 static void render_compatible(const msgpack_object *o, FILE *f)
 {
 	const msgpack_object *list = mp_get(o, "differences");
@@ -367,6 +382,7 @@ static void render_overview(const msgpack_object *o, FILE *f)
 
 	if (part && part->type == MSGPACK_OBJECT_MAP)
 		render_header(part, f);
+	render_chain(mp_get(o, "chain"), f);
 	part = mp_get(o, "config");
 	if (part && part->type == MSGPACK_OBJECT_MAP)
 		render_config(part, f);

@@ -140,16 +140,51 @@ int snap_verify_fd(int fd, struct snap_verified *out,
 /* What "thaw inspect" prints, as one msgpack map. A damaged file gives what is
  * sound plus "errors": only a file that is no snapshot at all is an error. */
 struct arch_compat; /* core/arch.h */
+struct snap_link {
+	const char *path;
+	struct snap_uuid uuid;
+	const char *error; /* NULL: it is the parent that is meant */
+};
 struct snap_inspect_opts {
 	/* NULL: the overview, else the name of one section to print in full
 	 * (-ENOENT when there is none). */
 	const char *section;
 	bool map; /* add "map": a cell for each page, for snapshot/map.h */
+	/* Its chain, parent first, as far as it was found; borrowed. */
+	const struct snap_link *chain;
+	unsigned nchain;
+	/* The sidecar FILE.ws, for the map; 0 or less: none. */
+	int ws_fd;
 	/* What this host can do, to say whether the machine can go on here;
 	 * NULL: not known. Borrowed. */
 	const struct arch_compat *host;
 };
 int snap_inspect(int fd, const struct snap_inspect_opts *o, msgpack_packer *out,
 	struct err *e) MUST_USE;
+
+/* What a snapshot says about itself and its parent, from header and section
+ * table alone; nothing of it is parsed further. digest: by which a diff names
+ * this file. */
+struct snap_peeked {
+	struct snap_uuid uuid;
+	uint8_t digest[16];
+	bool diff;
+	struct snap_uuid parent_uuid;
+	uint8_t parent_digest[16];
+	char parent_path[1024];
+};
+int snap_peek(int fd, struct snap_peeked *out, struct err *e) MUST_USE;
+
+/* Open a chain, newest file first, and attach each to the one before. All or
+ * error; the fds are borrowed until snap_close_chain(). */
+int snap_open_chain(
+	const int *fd, unsigned n, struct snap **s, struct err *e) MUST_USE;
+void snap_close_chain(struct snap **s, unsigned n);
+
+/* compare.c: what differs, as one msgpack map: "state" (by section and field),
+ * "pages" (how many) and "ranges" of them. *same: nothing does. Chains must be
+ * attached. */
+int snap_compare(struct snap *a, struct snap *b, msgpack_packer *out,
+	bool *same, struct err *e) MUST_USE;
 
 #endif

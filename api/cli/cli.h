@@ -204,6 +204,7 @@ extern const struct command clone_command, invoke_command;
 extern const struct command machine_commands[6];
 extern const struct command snapshot_command, restore_command;
 extern const struct command inspect_command, verify_command;
+extern const struct command diff_command, merge_command, convert_command;
 extern const struct command metrics_command, events_command, info_command;
 extern const struct command doctor_command;
 extern const struct command image_command, exec_command, cp_command;

@@ -1,12 +1,15 @@
 /* thaw inspect */
+#include "api/cli/chain.h"
 #include "api/cli/offline.h"
 #include "core/arch.h"
 #include "core/kvm.h"
 #include "snapshot/map.h"
 #include "snapshot/render.h"
 #include "snapshot/snap.h"
+#include "uffd/ws.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 struct inspect_values {
@@ -102,14 +105,60 @@ static int print(
 	return rc ? rc : first_error(c, thaw_get(o, "errors"));
 }
 
+/* The files below path; links: SNAP_MAX_CHAIN + 1 of them. They stay valid as
+ * long as the chain is open. */
+static unsigned find_links(
+	const char *path, struct file_chain *chain, struct snap_link *links)
+{
+	struct err e = {0};
+	unsigned n = 0;
+
+	/* a file that is not sound is inspect's to describe */
+	if (file_chain_open(path, NULL, 0, chain, &e))
+		return 0;
+	for (unsigned i = 1; i < chain->n; i++)
+		links[n++] = (struct snap_link){.path = chain->file[i].path,
+			.uuid = chain->file[i].is.uuid};
+	if (chain->missing.code)
+		links[n++] = (struct snap_link){.uuid = chain->missing_uuid,
+			.error = chain->missing.msg};
+	return n;
+}
+
+/* FILE.ws, when there is one. */
+static int open_working_set(const char *path)
+{
+	char name[PATH_MAX];
+	int n = snprintf(name, sizeof(name), "%s%s", path, WS_SUFFIX);
+
+	if (n < 0 || n >= (int)sizeof(name))
+		return -1;
+	return open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
+static int inspect(
+	struct cli *c, const struct inspect_values *v, struct inspecting *in)
+{
+	struct offline_answer a;
+	struct err e = {0};
+	int rc = offline_run(look, in, &a, &e);
+
+	if (rc)
+		return cli_fail(
+			c, offline_exit(rc), "%s: %s", c->arg[0], e.msg);
+	rc = print(c, v, &a.msg.data);
+	offline_free(&a);
+	return rc;
+}
+
 static int run_inspect(struct cli *c, void *values)
 {
 	const struct inspect_values *v = values;
 	struct inspecting in = {
 		.o = {.section = v->section, .map = v->map != NULL}};
 	AUTO_FREE struct arch_compat *host = NULL;
-	struct offline_answer a;
-	struct err e = {0};
+	struct snap_link links[SNAP_MAX_CHAIN + 2];
+	struct file_chain chain = {.n = 0};
 	int rc;
 
 	if (v->section && v->map)
@@ -120,13 +169,15 @@ static int run_inspect(struct cli *c, void *values)
 		return rc;
 	host = this_host();
 	in.o.host = host;
-	rc = offline_run(look, &in, &a, &e);
+	in.o.chain = links;
+	in.o.nchain = find_links(c->arg[0], &chain, links);
+	if (v->map)
+		in.o.ws_fd = open_working_set(c->arg[0]);
+	rc = inspect(c, v, &in);
+	if (in.o.ws_fd > 0)
+		(void)close(in.o.ws_fd);
+	file_chain_close(&chain);
 	(void)close(in.fd);
-	if (rc)
-		return cli_fail(
-			c, offline_exit(rc), "%s: %s", c->arg[0], e.msg);
-	rc = print(c, v, &a.msg.data);
-	offline_free(&a);
 	return rc;
 }
 

@@ -10,8 +10,7 @@
 		cmd_name, "", "", NULL, NULL, 0, 0, 0, CMD_LATER, NULL         \
 	}
 
-static const struct command later_commands[] = {
-	LATER("diff"), LATER("merge"), LATER("convert"), LATER("pager")};
+static const struct command later_commands[] = {LATER("pager")};
 
 static const struct command *const commands[] = {&run_command,
 	&template_commands[0], &template_commands[1], &template_commands[2],
@@ -19,8 +18,9 @@ static const struct command *const commands[] = {&run_command,
 	&machine_commands[0], &machine_commands[1], &machine_commands[2],
 	&machine_commands[3], &machine_commands[4], &machine_commands[5],
 	&snapshot_command, &restore_command, &inspect_command, &verify_command,
-	&bench_command, &metrics_command, &events_command, &info_command,
-	&doctor_command, &image_command, &exec_command, &cp_command};
+	&diff_command, &merge_command, &convert_command, &bench_command,
+	&metrics_command, &events_command, &info_command, &doctor_command,
+	&image_command, &exec_command, &cp_command};
 
 static void print_commands(FILE *f)
 {

@@ -39,7 +39,8 @@ static const int calls[] = {SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv),
 	SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill),
 	SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(sysinfo),
 	SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(getrandom),
-	SCMP_SYS(uname), SCMP_SYS(restart_syscall), SCMP_SYS(exit),
+	SCMP_SYS(uname), SCMP_SYS(eventfd2), SCMP_SYS(memfd_create),
+	SCMP_SYS(mincore), SCMP_SYS(restart_syscall), SCMP_SYS(exit),
 	SCMP_SYS(exit_group)};
 
 /* Calls that libraries try and can do without. io_uring is one: a ring can
@@ -100,6 +101,8 @@ static _Noreturn void child(offline_fn *fn, void *arg, int pipe)
 
 	msgpack_sbuffer_init(&buf);
 	msgpack_packer_init(&p, &buf, msgpack_sbuffer_write);
+	/* jansson would open /dev/urandom at its first object */
+	json_object_seed((size_t)now_ns() ^ (size_t)getpid());
 	r = lock_in(&e);
 	if (!r)
 		r = fn(arg, &p, &e);
@@ -193,6 +196,7 @@ int offline_exit(int code)
 	case EPERM:
 		return EXIT_HOST;
 	case EBADMSG:
+	case ESTALE: /* a parent that is another file */
 		return EXIT_CORRUPT;
 	default:
 		return EXIT_FAILED;

@@ -137,5 +137,102 @@ def test_other_host(d):
     assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
 
 
+def chain(d):
+    """Full, diff, diff of one machine, in a folder each; their paths."""
+    base = os.path.join(d.dir, "c0.thaw")
+    thaw(d, "template", "create", "t", "--mem", "32M")
+    i = thaw(d, "clone", "t")[0].strip()
+    thaw(d, "snapshot", i, base, "--force")
+    m = thaw(d, "restore", base, "--track-dirty")[0].strip()
+    paths = [base]
+    for n in (1, 2):
+        thaw(d, "invoke", m, "--data", "touch 2")
+        paths.append(os.path.join(d.dir, "c%d.thaw" % n))
+        thaw(d, "snapshot", m, paths[-1], "--diff", "--force")
+    thaw(d, "stop", m)
+    thaw(d, "stop", i)
+    return paths
+
+
+def test_chain(d):
+    """The whole chain is verified, shown, compared, merged and converted."""
+    a, b, c = chain(d)
+    row = json.loads(thaw(None, "verify", c, "--json")[0])
+    assert row["file"] == c and row["files"] == 3, row
+    shown = json.loads(thaw(None, "inspect", c, "--json", "--map")[0])
+    assert [x["path"] for x in shown["chain"]] == [b, a] and all(x["ok"] for x in shown["chain"]), shown["chain"]
+    assert shown["map"]["diff"] and shown["memory"]["regions"][0]["pages_inherited"] > 1000
+    assert "builds on" in thaw(None, "inspect", c)[0]
+
+    assert thaw(None, "diff", c, c) == ("", "")
+    seen = json.loads(thaw(None, "diff", b, c, "--json", code=1)[0])
+    assert not seen["same"] and seen["same_layout"]
+    assert sum(r["pages"] for r in seen["ranges"]) == seen["pages"] > 0, seen
+    more = json.loads(thaw(None, "diff", a, c, "--json", code=1)[0])
+    assert more["pages"] >= 512, more["pages"]
+    assert {f["field"] for f in seen["state"]} >= {"machine.clock_ns"}, seen["state"]
+    assert any(f["field"].startswith("vcpu0.") for f in seen["state"]), seen["state"]
+    assert "pages differ" in thaw(None, "diff", b, c, code=1)[0]
+
+    merged = os.path.join(d.dir, "merged.thaw")
+    thaw(None, "merge", a, c, b, "-o", merged)
+    thaw(None, "merge", c, "-o", merged, code=1)
+    thaw(None, "merge", c, "-o", merged, "--force")
+    assert thaw(None, "diff", c, merged) == ("", "")
+    shown = json.loads(thaw(None, "inspect", merged, "--json")[0])
+    assert not shown["header"]["diff"] and "chain" not in shown
+    thaw(None, "verify", merged)
+    m = thaw(d, "restore", merged)[0].strip()
+    assert thaw(d, "invoke", m, "--data", "echo merged")[0].strip() == "merged"
+    thaw(None, "merge", a, c, "-o", a, "--force", code=1)
+    thaw(None, "verify", a)
+
+    again = os.path.join(d.dir, "again.thaw")
+    thaw(None, "convert", c, "-o", again)
+    shown = json.loads(thaw(None, "inspect", again, "--json")[0])
+    assert shown["header"]["diff"] and [x["path"] for x in shown["chain"]] == [b, a], shown["chain"]
+    assert shown["header"]["uuid"] != json.loads(thaw(None, "inspect", c, "--json")[0])["header"]["uuid"]
+    assert thaw(None, "diff", c, again) == ("", "")
+    for zstd in ("1", "19"):
+        thaw(None, "convert", merged, "-o", again, "--force", "--zstd", zstd)
+        assert thaw(None, "diff", c, again) == ("", "")
+        assert "zstd" in thaw(None, "inspect", again)[0]
+        thaw(None, "verify", again)
+        assert os.path.getsize(again) < os.path.getsize(merged)
+    raw = again + ".raw"
+    thaw(None, "convert", again, "-o", raw, "--raw")
+    assert thaw(None, "diff", raw, merged) == ("", "")
+    thaw(None, "convert", c, "-o", again, "--zstd", "20", code=2)
+    thaw(None, "convert", c, code=2)
+    thaw(None, "convert", c, "-o", "/nonexistent/x", code=3)
+    thaw(None, "merge", a, merged, "-o", again + "2", code=1)
+    assert not [x for x in os.listdir(d.dir) if x.startswith(".")], "something is left"
+
+
+def test_broken_chain(d):
+    """Parents that are missing, another file, or changed are named."""
+    a, b, c = chain(d)
+    away = b + ".away"
+    os.rename(b, away)
+    for args in (["verify", c], ["diff", c, a], ["merge", c, "-o", c + ".m"]):
+        err = thaw(None, *args, code=3)[1]
+        assert 'neither at "c1.thaw" nor beside' in err, err
+    assert "neither at" in thaw(None, "inspect", c)[0]
+    # given by name it is found
+    thaw(None, "verify", c, away)
+    thaw(None, "merge", c, away, "-o", c + ".m")
+    os.symlink(a, b)
+    err = thaw(None, "verify", c, code=5)[1]
+    assert "builds on snapshot" in err and "is snapshot" in err, err
+    os.unlink(b)
+    with open(away, "rb") as f:
+        data = f.read()
+    store(b, flipped(data, (len(data) - 100) * 8))
+    err = thaw(None, "verify", c, code=5)[1]
+    assert b in err, err
+    err = thaw(None, "merge", c, "-o", c + ".m2", code=5)[1]
+    assert not os.path.exists(c + ".m2")
+
+
 if __name__ == "__main__":
     thawtest.main({n: tidy(f) if n.startswith("test_") else f for n, f in list(globals().items())})
