@@ -149,7 +149,10 @@ static int front_write(struct snap_front *f, int fd, struct err *e)
 	memcpy(buf + h->section_table_offset, f->sec, f->n * sizeof(f->sec[0]));
 	h->crc = crc32c(0, h, offsetof(struct snap_header, crc));
 	memcpy(buf, h, sizeof(*h));
-	rc = pwrite_full(fd, buf, len, 0);
+	/* The output may have made room behind the end. */
+	rc = ftruncate(fd, (off_t)h->file_length) ? -errno : 0;
+	if (!rc)
+		rc = pwrite_full(fd, buf, len, 0);
 	return rc ? err_sys(e, rc, "writing the snapshot's header") : 0;
 }
 

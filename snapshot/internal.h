@@ -138,9 +138,10 @@ int snap_pool_run(struct snap_pool *p,
 
 /* output.c: large writes, several under way. */
 struct snap_output;
-/* direct: past the page cache, where the file system can. */
-int snap_output_open(
-	int fd, bool direct, struct snap_output **out, struct err *e) MUST_USE;
+/* most: how long the file gets at most, to write past the page cache where the
+ * file system can; 0: through it. The file may be that long afterwards. */
+int snap_output_open(int fd, uint64_t most, struct snap_output **out,
+	struct err *e) MUST_USE;
 /* Waits for all writes; the buffers may be freed then. */
 void snap_output_close(struct snap_output *o);
 #define SNAP_OUTPUT_BATCHES 3

@@ -368,6 +368,13 @@ static void writer_free(struct writer *w)
 	free(w);
 }
 
+/* Every chunk raw, and every leaf. */
+static uint64_t most_bytes(const struct writer *w)
+{
+	return w->offset + (uint64_t)w->job->in->roots *
+				   (SNAP_LEAF_SPAN + sizeof(struct snap_leaf));
+}
+
 int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 	struct snap_root *root, struct err *e)
 {
@@ -384,7 +391,8 @@ int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 	if (rc)
 		err_set(e, rc, "snapshot: out of memory");
 	if (!rc)
-		rc = snap_output_open(job->fd, !job->zstd_level, &w->out, e);
+		rc = snap_output_open(job->fd,
+			job->zstd_level ? 0 : most_bytes(w), &w->out, e);
 	if (!rc)
 		rc = make_all(w, root, e);
 	*at = w->offset;

@@ -1,19 +1,25 @@
 /*
  * Writing a large file in large pieces.
  *
- * How it works: with io_uring several writes are under way while the next data
- * is made; where there is no io_uring (an old kernel, a filter that forbids it)
- * the same calls write at once. Data goes past the page cache (O_DIRECT) where
- * the file system can: it will not be read again soon. That wants every piece
- * aligned; a write that is not goes the usual way.
+ * How it works: several writes are under way while the next data is made, by
+ * io_uring, or, where a filter forbids to make a ring (in a machine's process),
+ * by the kernel's older asynchronous I/O; where there is neither, the same
+ * calls write at once. Data goes past the page cache (O_DIRECT) where the file
+ * system can: it will not be read again soon, and only then is the older way
+ * really asynchronous. That wants every piece aligned; a write that is not goes
+ * the usual way. A write that makes a file longer is not asynchronous either,
+ * so the file first gets the length that it can have at most.
  */
 #include "snapshot/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/aio_abi.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 
 /* What every file system and disk is content with. */
 #define DIRECT_ALIGN 4096U
@@ -22,16 +28,24 @@ struct under_way {
 	struct iovec *iov; /* owned: what is left to write */
 	unsigned n, cap;
 	uint64_t offset;
+	struct iocb cb;
 	bool busy;
 	int rc;
+};
+
+enum way {
+	WAY_NOW,
+	WAY_RING,
+	WAY_AIO,
 };
 
 struct snap_output {
 	int fd; /* borrowed */
 	int flags;
 	bool direct;
-	bool ring_open;
+	enum way way;
 	struct io_uring ring;
+	aio_context_t aio;
 	struct under_way w[SNAP_OUTPUT_BATCHES];
 };
 
@@ -42,8 +56,26 @@ static int set_direct(struct snap_output *o, bool on)
 	return fcntl(o->fd, F_SETFL, flags) ? -errno : 0;
 }
 
+/* Room in front, but never more than we may have: that would be a signal. */
+static void make_room(const struct snap_output *o, uint64_t most)
+{
+	struct rlimit lim;
+
+	if (!getrlimit(RLIMIT_FSIZE, &lim) && lim.rlim_cur == RLIM_INFINITY)
+		(void)!ftruncate(o->fd, (off_t)most);
+}
+
+static enum way choose(struct snap_output *o)
+{
+	if (!io_uring_queue_init(2 * SNAP_OUTPUT_BATCHES, &o->ring, 0))
+		return WAY_RING;
+	if (o->direct && !syscall(SYS_io_setup, SNAP_OUTPUT_BATCHES, &o->aio))
+		return WAY_AIO;
+	return WAY_NOW;
+}
+
 int snap_output_open(
-	int fd, bool direct, struct snap_output **out, struct err *e)
+	int fd, uint64_t most, struct snap_output **out, struct err *e)
 {
 	struct snap_output *o = calloc(1, sizeof(*o));
 
@@ -56,9 +88,10 @@ int snap_output_open(
 		free(o);
 		return err_sys(e, -errno, "snapshot file");
 	}
-	o->direct = direct && !set_direct(o, true);
-	o->ring_open =
-		!io_uring_queue_init(2 * SNAP_OUTPUT_BATCHES, &o->ring, 0);
+	o->direct = most && !set_direct(o, true);
+	o->way = choose(o);
+	if (o->direct)
+		make_room(o, most);
 	*out = o;
 	return 0;
 }
@@ -117,7 +150,7 @@ static int write_now(struct snap_output *o, struct under_way *w)
 	return rc;
 }
 
-static int start(struct snap_output *o, struct under_way *w)
+static int start_ring(struct snap_output *o, struct under_way *w)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&o->ring);
 
@@ -125,10 +158,37 @@ static int start(struct snap_output *o, struct under_way *w)
 		return -EBUSY;
 	io_uring_prep_writev(sqe, o->fd, w->iov, w->n, w->offset);
 	io_uring_sqe_set_data(sqe, w);
-	if (io_uring_submit(&o->ring) < 1)
-		return -EIO;
-	w->busy = true;
-	return 0;
+	return io_uring_submit(&o->ring) < 1 ? -EIO : 0;
+}
+
+static int start_aio(const struct snap_output *o, struct under_way *w)
+{
+	struct iocb *list[1] = {&w->cb};
+
+	w->cb = (struct iocb){
+		.aio_lio_opcode = IOCB_CMD_PWRITEV,
+		.aio_fildes = (uint32_t)o->fd,
+		.aio_buf = (uintptr_t)w->iov,
+		.aio_nbytes = w->n,
+		.aio_offset = (int64_t)w->offset,
+		.aio_data = (uintptr_t)w,
+	};
+	return syscall(SYS_io_submit, o->aio, 1, list) == 1 ? 0 : -EIO;
+}
+
+/* 0: it is under way; else it is written at once. */
+static int start(struct snap_output *o, struct under_way *w)
+{
+	int rc = -EAGAIN;
+
+	if (o->direct && !aligned(w))
+		return rc;
+	if (o->way == WAY_RING)
+		rc = start_ring(o, w);
+	else if (o->way == WAY_AIO)
+		rc = start_aio(o, w);
+	w->busy = rc == 0;
+	return rc;
 }
 
 static int copy_iov(struct under_way *w, const struct iovec *iov, unsigned n)
@@ -163,37 +223,57 @@ int snap_output_write(struct snap_output *o, unsigned batch,
 		return err_set(e, rc, "snapshot: out of memory");
 	w->offset = offset;
 	w->rc = 0;
-	if (o->ring_open && (aligned(w) || !o->direct) && !start(o, w))
+	if (!start(o, w))
 		return 0;
 	rc = write_now(o, w);
 	return rc ? failed(w, rc, e) : 0;
 }
 
+/* The next that is done, and its result; NULL: the kernel has no more. */
+static struct under_way *next_done(struct snap_output *o, int64_t *res)
+{
+	struct io_uring_cqe *cqe;
+	struct io_event ev;
+	struct under_way *w;
+	long n;
+
+	if (o->way == WAY_AIO) {
+		do
+			n = syscall(SYS_io_getevents, o->aio, 1, 1, &ev, NULL);
+		while (n < 0 && errno == EINTR);
+		*res = n == 1 ? ev.res : -EIO;
+		return n == 1 ? (struct under_way *)(uintptr_t)ev.data : NULL;
+	}
+	do
+		n = io_uring_wait_cqe(&o->ring, &cqe);
+	while (n == -EINTR);
+	*res = n;
+	if (n)
+		return NULL;
+	w = io_uring_cqe_get_data(cqe);
+	*res = cqe->res;
+	io_uring_cqe_seen(&o->ring, cqe);
+	return w;
+}
+
 /* Take one completion; what was cut short is written to its end. */
 static void reap(struct snap_output *o)
 {
-	struct io_uring_cqe *cqe;
-	struct under_way *w;
-	int rc;
+	int64_t res;
+	struct under_way *w = next_done(o, &res);
 
-	do
-		rc = io_uring_wait_cqe(&o->ring, &cqe);
-	while (rc == -EINTR);
-	if (rc) {
-		/* The ring itself is broken: nothing more will come of it. */
+	if (!w) {
+		/* Nothing more will come. */
 		for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
 			if (o->w[i].busy)
-				o->w[i].rc = rc;
+				o->w[i].rc = (int)res;
 			o->w[i].busy = false;
 		}
 		return;
 	}
-	w = io_uring_cqe_get_data(cqe);
-	rc = cqe->res;
-	io_uring_cqe_seen(&o->ring, cqe);
 	w->busy = false;
-	if (rc > 0)
-		advance(w, (size_t)rc);
+	if (res > 0)
+		advance(w, (size_t)res);
 	/* An error is asked for again, so that it is told once, here. */
 	w->rc = w->n ? write_now(o, w) : 0;
 }
@@ -216,8 +296,10 @@ void snap_output_close(struct snap_output *o)
 			reap(o);
 		free(o->w[i].iov);
 	}
-	if (o->ring_open)
+	if (o->way == WAY_RING)
 		io_uring_queue_exit(&o->ring);
+	if (o->way == WAY_AIO)
+		(void)syscall(SYS_io_destroy, o->aio);
 	if (o->direct)
 		(void)set_direct(o, false);
 	free(o);
