@@ -73,6 +73,11 @@ int snap_attach(struct snap *child, struct snap *parent, struct err *e)
 	if (child->h.arch != parent->h.arch || !same_regions(child, parent))
 		return err_set(e, -EBADMSG,
 			"the memory regions of diff and parent differ");
+	for (const struct snap *s = parent; s; s = s->parent) {
+		if (!memcmp(s->h.uuid, child->h.uuid, sizeof(s->h.uuid)))
+			return err_set(e, -EBADMSG,
+				"the chain of parents leads back to the diff");
+	}
 	child->parent = parent;
 	child->depth = parent->depth + 1;
 	return 0;

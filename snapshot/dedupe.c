@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define DEDUPE_FIRST 4096U
-/* 64 bytes each: 64 MiB, enough for 48 GiB of pages that are not zero. */
+/* 56 bytes each: 56 MiB, enough for 48 GiB of pages that are not zero. */
 #define DEDUPE_MOST (1024U * 1024)
 
 void snap_dedupe_free(struct snap_dedupe *d)

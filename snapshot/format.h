@@ -166,7 +166,10 @@ struct snap_chunk {
 	uint16_t zero;
 	uint16_t file; /* of the data. 0: this file; n: its n-th ancestor */
 	uint8_t codec;
-	uint8_t reserved[5];
+	uint8_t reserved;
+	/* zstd: of the stored bytes, as different ones can unpack to the same;
+	 * raw: 0 */
+	uint32_t stored_crc;
 };
 static_assert(sizeof(struct snap_chunk) == 32, "chunk");
 

@@ -126,6 +126,9 @@ static int check_flags(const struct snap_header *h, struct err *e)
 	if ((h->flags & SNAP_FLAG_DIFF) &&
 		snap_is_zero(h->parent_uuid, sizeof(h->parent_uuid)))
 		return snap_bad(e, AT(parent_uuid), "a diff without parent");
+	if (!memcmp(h->parent_uuid, h->uuid, sizeof(h->uuid)))
+		return snap_bad(
+			e, AT(parent_uuid), "the snapshot is its own parent");
 	return 0;
 }
 

@@ -234,7 +234,7 @@ static int check_chunk(
 {
 	bool full = !(s->h.flags & SNAP_FLAG_DIFF);
 
-	if (!snap_is_zero(c->reserved, sizeof(c->reserved)))
+	if (c->reserved || (c->stored_crc && c->codec != SNAP_CODEC_ZSTD))
 		return err_set(e, -EBADMSG, "reserved bytes are in use");
 	if (c->present & c->zero)
 		return err_set(e, -EBADMSG, "a page is present and zero");
@@ -304,17 +304,34 @@ int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
 	return check_leaf(s, at, leaf, e);
 }
 
+const char *snap_unpack_zstd(const void *stored, uint32_t stored_length,
+	uint32_t stored_crc, void *raw, uint32_t raw_length)
+{
+	/* Not every bit of a frame shows in what comes out of it. */
+	if (crc32c(0, stored, stored_length) != stored_crc)
+		return "checksum mismatch";
+	/* The library also takes several frames, and frames of no content. */
+	if (ZSTD_getFrameContentSize(stored, stored_length) != raw_length ||
+		ZSTD_findFrameCompressedSize(stored, stored_length) !=
+			stored_length)
+		return "not one zstd frame of this length";
+	if (ZSTD_decompress(raw, raw_length, stored, stored_length) !=
+		raw_length)
+		return "cannot be unpacked";
+	return NULL;
+}
+
 int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
 	struct err *e)
 {
 	const void *bytes = stored;
 
 	if (c->codec == SNAP_CODEC_ZSTD) {
-		size_t n = ZSTD_decompress(
-			raw, SNAP_CHUNK_SIZE, stored, c->stored_length);
+		const char *why = snap_unpack_zstd(stored, c->stored_length,
+			c->stored_crc, raw, c->raw_length);
 
-		if (ZSTD_isError(n) || n != c->raw_length)
-			return err_set(e, -EBADMSG, "cannot be unpacked");
+		if (why)
+			return err_set(e, -EBADMSG, "%s", why);
 		bytes = raw;
 	} else if (raw && raw != stored) {
 		memcpy(raw, stored, c->raw_length);

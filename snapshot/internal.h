@@ -80,6 +80,10 @@ int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
  * entry's place in it is checked. NULL and -EBADMSG when there is none. */
 const struct snap *snap_chunk_file(
 	const struct snap *s, const struct snap_chunk *c, struct err *e);
+/* One zstd frame, its checksum checked first, that gives raw_length bytes (at
+ * most SNAP_CHUNK_SIZE). NULL, or what is wrong. */
+const char *snap_unpack_zstd(const void *stored, uint32_t stored_length,
+	uint32_t stored_crc, void *raw, uint32_t raw_length) MUST_USE;
 /* Check the stored bytes of a chunk and unpack them to raw (SNAP_CHUNK_SIZE);
  * raw codec: raw may be stored itself, or NULL to check only. */
 int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
@@ -254,7 +258,7 @@ void snap_input_mem(struct snap_input_mem *x, const struct mem *mem,
 struct snap_stored {
 	uint64_t hash[2];
 	uint64_t offset;
-	uint32_t stored_length, raw_length, crc;
+	uint32_t stored_length, raw_length, crc, stored_crc;
 	uint32_t root;
 	uint16_t chunk, present;
 	uint8_t codec, used;

@@ -31,7 +31,7 @@ static const _Alignas(4096) uint8_t zero_page[SNAP_PAGE_SIZE];
 /* What became of a chunk. */
 struct made {
 	uint16_t present, zero;
-	uint32_t raw_length, stored_length, crc;
+	uint32_t raw_length, stored_length, crc, stored_crc;
 	uint64_t hash[2];
 	uint8_t codec;
 };
@@ -77,6 +77,7 @@ static void compress(struct writer *w, uint32_t n, unsigned slot)
 		return;
 	m->codec = SNAP_CODEC_ZSTD;
 	m->stored_length = (uint32_t)len;
+	m->stored_crc = crc32c(0, b->packed + n * SNAP_CHUNK_SIZE, len);
 }
 
 static int make_chunk(void *arg, uint32_t n, unsigned slot)
@@ -153,6 +154,7 @@ static bool share(struct writer *w, uint32_t n, struct snap_chunk *c)
 		c->offset = s->offset;
 		c->stored_length = s->stored_length;
 		c->codec = s->codec;
+		c->stored_crc = s->stored_crc;
 		w->job->pages_shared += m->raw_length / SNAP_PAGE_SIZE;
 		return true;
 	}
@@ -162,6 +164,7 @@ static bool share(struct writer *w, uint32_t n, struct snap_chunk *c)
 			.stored_length = m->stored_length,
 			.raw_length = m->raw_length,
 			.crc = m->crc,
+			.stored_crc = m->stored_crc,
 			.root = b->root,
 			.chunk = (uint16_t)n,
 			.codec = m->codec});
@@ -200,7 +203,8 @@ static uint64_t place_chunk(
 		.crc = m->crc,
 		.present = m->present,
 		.zero = m->zero,
-		.codec = m->codec};
+		.codec = m->codec,
+		.stored_crc = m->stored_crc};
 	if (share(w, n, c))
 		return at;
 	if (offset != at)

@@ -98,7 +98,7 @@ static int add_piece(struct source *s, unsigned level,
 		.offset = c->offset,
 		.pages = want,
 		.plain = c->codec == SNAP_CODEC_RAW && want == c->present,
-		.u32 = {c->crc, c->codec, c->present},
+		.u32 = {c->crc, c->codec, c->present, c->stored_crc},
 	};
 	return 0;
 }
@@ -154,9 +154,11 @@ static int source_decode(struct psrc *src, uint64_t w,
 
 	(void)src;
 	if (p->u32[1] != SNAP_CODEC_RAW) {
-		if (ZSTD_decompress(b->scratch, PSRC_WINDOW, b->stored,
-			    p->length) != length)
-			return bad_piece(w, p, "cannot be unpacked", e);
+		const char *why = snap_unpack_zstd(b->stored, p->length,
+			p->u32[3], b->scratch, (uint32_t)length);
+
+		if (why)
+			return bad_piece(w, p, why, e);
 		raw = b->scratch;
 	} else if (length != p->length) {
 		return bad_piece(w, p, "wrong length", e);

@@ -60,9 +60,14 @@ def crc32c(data):
 
 def unpack(data, length):
     try:
-        return zstandard.ZstdDecompressor().decompress(
-            data, max_output_size=length)
-    except zstandard.ZstdError:
+        need(zstandard.frame_content_size(data) == length,
+             "chunk: another content size")
+        unpacker = zstandard.ZstdDecompressor().decompressobj()
+        raw = unpacker.decompress(data)
+        need(unpacker.eof and not unpacker.unused_data,
+             "chunk: not one zstd frame")
+        return raw
+    except (zstandard.ZstdError, MemoryError):
         raise Bad("chunk: cannot be unpacked") from None
 
 
@@ -321,9 +326,9 @@ class Snapshot:
         return offset
 
     def chunk(self, leaf, n, gpa):
-        (offset, stored, raw, crc, present, zero, file, codec,
-         reserved) = struct.unpack_from("<QIIIHHHB5s", leaf, 32 * n)
-        need(not any(reserved), "chunk: reserved")
+        (offset, stored, raw, crc, present, zero, file, codec, reserved,
+         stored_crc) = struct.unpack_from("<QIIIHHHBBI", leaf, 32 * n)
+        need(not reserved, "chunk: reserved")
         need(present & zero == 0, "chunk: masks")
         need(self.diff or present | zero == 0xFFFF, "chunk: masks")
         for page in range(16):
@@ -331,7 +336,8 @@ class Snapshot:
                 self.pages.pop(gpa + page * PAGE, None)
         zeros = bin(zero).count("1")
         if not present:
-            need(not (offset or stored or raw or crc or file or codec),
+            need(not (offset or stored or raw or crc or file or codec or
+                      stored_crc),
                  "chunk: data of no page")
             return 0, zeros
         pages = [b for b in range(16) if present >> b & 1]
@@ -347,6 +353,8 @@ class Snapshot:
             if self.shared.get(offset) != stored:
                 self.used.append((offset, stored))
             self.shared[offset] = stored
+        need(stored_crc == (crc32c(data) if codec else 0),
+             "chunk: stored bytes: checksum mismatch")
         if codec:
             data = unpack(data, raw)
         need(len(data) == raw and crc32c(data) == crc,

@@ -32,7 +32,7 @@ struct psrc_piece {
 	uint64_t offset; /* in the file; for errors when there is none */
 	uint16_t pages;  /* of the window: those that this piece brings */
 	uint16_t plain;  /* 1: the stored bytes are those pages, in order */
-	uint32_t u32[3]; /* the source's own */
+	uint32_t u32[4]; /* the source's own */
 };
 
 struct psrc_window {

@@ -332,7 +332,11 @@ static void chunk_codec(struct image *img)
 }
 static void chunk_reserved(struct image *img)
 {
-	chunk(img, 0)->reserved[4] = 1;
+	chunk(img, 0)->reserved = 1;
+}
+static void chunk_stored_crc(struct image *img)
+{
+	chunk(img, 0)->stored_crc = 1;
 }
 static void chunk_odd(struct image *img)
 {
@@ -473,6 +477,7 @@ const struct hostile hostile_cases[] = {
 	BAD(chunk_zstd, "wrong length"),
 	UNSUP(chunk_codec, "codec 200 is unsupported by this version"),
 	BAD(chunk_reserved, "reserved"),
+	BAD(chunk_stored_crc, "reserved"),
 	BAD(chunk_odd, "at no multiple of 4096"),
 	BAD(chunk_early, "not inside the file"),
 	BAD(chunk_outside, "not inside the file"),
