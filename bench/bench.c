@@ -13,6 +13,7 @@ static const struct {
 	{"invoke", bench_invoke_run},
 	{"burst", bench_burst},
 	{"density", bench_density},
+	{"snapshot", bench_snapshot},
 	{"restore", bench_restore},
 };
 
@@ -95,7 +96,7 @@ static int run_bench(struct cli *c, void *values)
 	if (i == ARRAY_SIZE(benches))
 		return cli_fail(c, EXIT_USAGE,
 			"unknown benchmark \"%s\": boot, clone, invoke, burst, "
-			"density or restore",
+			"density, snapshot or restore",
 			c->arg[0]);
 	if (o->template_name && !c->socket)
 		return cli_fail(c, EXIT_USAGE,
@@ -115,11 +116,13 @@ static int run_bench(struct cli *c, void *values)
 }
 
 const struct command bench_command = {"bench",
-	"boot|clone|invoke|burst|density|restore", "measure this host",
+	"boot|clone|invoke|burst|density|snapshot|restore", "measure this host",
 	"boot: cold boot until the agent is ready. clone: clone requests, "
 	"pooled and fresh. invoke: clone to answer, and an empty call. burst: "
 	"1,000 clones by one request, all answered. density: memory per clone, "
-	"and creating among many. restore: a snapshot to the first answer, "
+	"and creating among many. snapshot: writing, reading, verifying and "
+	"inspecting, and the guest's pause. restore: a snapshot to the first "
+	"answer, "
 	"hot, "
 	"lazy with and without a working set, eager; what a fault costs.\n"
 	"A machine counts only when it has answered a request of its own with "

@@ -125,6 +125,7 @@ int bench_clone_run(struct bench *b);
 int bench_invoke_run(struct bench *b);
 int bench_burst(struct bench *b);
 int bench_density(struct bench *b);
+int bench_snapshot(struct bench *b);
 int bench_restore(struct bench *b);
 /* Of bench_restore(): on this snapshot. */
 int bench_faults(struct bench *b, const char *file);

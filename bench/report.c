@@ -54,7 +54,8 @@ static const char *fmt_value(const struct result *r, double v, char buf[16])
 {
 	if (strcmp(r->unit, "us") == 0)
 		return fmt_us(v, buf);
-	(void)snprintf(buf, 16, "%.0f %s", v, r->unit);
+	/* rates and ratios are small numbers */
+	(void)snprintf(buf, 16, "%.*f %s", v < 100 ? 2 : 0, v, r->unit);
 	return buf;
 }
 

@@ -21,11 +21,19 @@ AIMS = [
     ("fault_page", "a page of a window that is touched in order", {"p50": 5}),
     ("faults_left", "demand loads after a recording, of those without", {"max": 2}),
     ("memory_100", "memory of 100 lazy clones over 1.7 MiB each, of one copy", {"max": 110}),
+    ("live_pause_128m", "pause of a live snapshot, 128 MiB guest", {"p50": 3000}),
+    ("live_pause_1g", "the same, 1 GiB guest of which 64 MiB are mapped", {"p50": 4000}),
+    ("live_pause_1g_full", "the same, nearly all of it mapped", {"p50": 20000}),
+    ("full_zstd1", "zstd level 1 of a 1 GiB guest, half its pages not zero", {"p50": 1073742}),
+    ("chain_16_vs_1", "a chain of 16 diffs against one, same pages", {"p50": 1.15}),
+    ("inspect_8g", "thaw inspect of an 8 GiB guest", {"p50": 100000}),
     ("api_empty", "an empty API call", {"p50": 40}),
 ]
 
 
 def fmt(v, unit):
+    if unit in ("GB/s", "ratio"):
+        return "%.2f%s" % (v, " GB/s" if unit == "GB/s" else " times")
     if unit != "us":
         return "%.0f %s" % (v, unit)
     if v < 1000:
@@ -37,7 +45,7 @@ def fmt(v, unit):
 
 def load(directory):
     results, host, version = {}, {}, "?"
-    for name in ("boot", "clone", "invoke", "burst", "density", "restore"):
+    for name in ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore"):
         path = os.path.join(directory, name + ".json")
         if not os.path.exists(path):
             continue
@@ -82,6 +90,18 @@ def ratio_rows(results):
         lazy, eager = pair("lazy", "eager")
         yield ("cold first answer, lazy without a set against eager", "p50", ">= 5 times faster",
                "%.1f times" % (eager / lazy), "met" if eager >= 5 * lazy else "missed")
+    if "full_raw_dd" in results:
+        full, dd = pair("full_raw", "full_raw_dd")
+        yield ("full snapshot, raw, against dd with O_DIRECT and fsync", "p50", ">= 80% of its rate",
+               "%.0f%%" % (100 * dd / full), "met" if full <= dd / 0.8 else "missed")
+    if "diff_10m_dd" in results:
+        diff, dd = pair("diff_10m", "diff_10m_dd")
+        yield ("diff of 10 MiB of 1 GiB against dd of as many bytes", "p50", "<= 25.00 ms more",
+               "%s more" % fmt(max(diff - dd, 0), "us"), "met" if diff - dd <= 25000 else "missed")
+    if "verify_rate" in results:
+        rate = results["verify_rate"]["p50"]
+        yield ("verify from the page cache", "p50", ">= 5 GB/s", fmt(rate, "GB/s"),
+               "met" if rate >= 5 else "missed")
     if "create_with_1000_alive" in results:
         none, alive = pair("create_with_none_alive", "create_with_1000_alive")
         yield ("creating with 1,000 alive against none", "p50", "<= 2 times",

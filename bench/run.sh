@@ -15,7 +15,7 @@ if [ $? -eq 4 ]; then
 	exit 4
 fi
 rc=0
-for name in boot clone invoke burst density restore; do
+for name in boot clone invoke burst density snapshot restore; do
 	echo "== $name"
 	thaw bench $name --json "$out/$name.json" --plot "$out/$name.svg" "$@" || rc=1
 	[ $rc -eq 0 ] || [ -s "$out/$name.json" ] || exit 1

@@ -1,0 +1,173 @@
+/* thaw bench snapshot: what a snapshot costs, and what its guest notices. */
+#include "bench/snapfile.h"
+
+#include <string.h>
+
+static int call(struct bench *b, struct thaw_result *res)
+{
+	struct thaw_error e;
+
+	return thaw_call(b->t, -1, res, &e) ? bench_error(b, &e) : EXIT_DONE;
+}
+
+/* A machine of the built-in guest that tracks what it changes. */
+static int boot(struct bench *b, uint64_t memory, char id[64])
+{
+	msgpack_packer *p = thaw_request(b->t, "machine.create", 3);
+	struct thaw_result res;
+	int rc;
+
+	mp_str(p, "config");
+	(void)msgpack_pack_map(p, 1);
+	mp_key_u64(p, "memory", memory);
+	mp_key_str(p, "ready", "agent");
+	mp_key_bool(p, "track_dirty", true);
+	rc = call(b, &res);
+	if (rc)
+		return rc;
+	rc = thaw_get_str(res.value, "id", id, 64);
+	thaw_result_free(&res);
+	return rc ? cli_fail(b->c, EXIT_FAILED, "an answer without an id")
+		  : EXIT_DONE;
+}
+
+static int stop(struct bench *b, const char *id)
+{
+	mp_key_str(thaw_request(b->t, "machine.stop", 1), "id", id);
+	return call(b, NULL);
+}
+
+static int touch(struct bench *b, const char *id, unsigned mib)
+{
+	msgpack_packer *p = thaw_request(b->t, "machine.invoke", 2);
+	char text[32];
+	int n = snprintf(text, sizeof(text), "touch %u", mib);
+
+	mp_key_str(p, "id", id);
+	thaw_pack_data(p, "payload", text, (size_t)n);
+	return call(b, NULL);
+}
+
+struct shot {
+	double pause_us, total_us;
+	uint64_t bytes;
+};
+
+static int shoot(struct bench *b, const char *id, const char *type, bool live,
+	struct shot *s, struct result *r)
+{
+	msgpack_packer *p = thaw_request(b->t, "machine.snapshot", 5);
+	struct thaw_result res;
+	char path[128];
+	int rc;
+
+	(void)snprintf(path, sizeof(path), "%s/%s.thaw", b->dir, type);
+	mp_key_str(p, "id", id);
+	mp_key_str(p, "path", path);
+	mp_key_str(p, "type", type);
+	mp_key_bool(p, "live", live);
+	mp_key_bool(p, "force", true);
+	rc = call(b, &res);
+	if (rc)
+		return rc;
+	s->pause_us = (double)thaw_get_u64(res.value, "pause_us", 0);
+	s->total_us = (double)thaw_get_u64(res.value, "total_us", 0);
+	s->bytes = thaw_get_u64(res.value, "bytes", 0);
+	if (r)
+		rc = step_add(r, thaw_get(res.value, "pause"));
+	thaw_result_free(&res);
+	return rc ? cli_fail(b->c, EXIT_FAILED, "out of memory") : EXIT_DONE;
+}
+
+static int count(struct bench *b, struct result *r, double v)
+{
+	r->n++;
+	if (series_add(&r->us, v))
+		return cli_fail(b->c, EXIT_FAILED, "out of memory");
+	r->ok++;
+	return EXIT_DONE;
+}
+
+/* The pause of live snapshots of a machine of which so much is mapped. */
+static int live(
+	struct bench *b, const char *name, uint64_t memory, unsigned mapped)
+{
+	struct result *r = bench_result(b, name);
+	uint64_t n = b->o->n ? b->o->n : 10;
+	struct shot s;
+	char id[64], size[16];
+	int rc = boot(b, memory, id);
+
+	if (rc)
+		return rc;
+	rc = touch(b, id, mapped);
+	for (uint64_t i = 0; i < n && !rc; i++) {
+		bench_progress(b, name, i, n);
+		rc = shoot(b, id, "full", true, &s, r);
+		if (!rc)
+			rc = count(b, r, s.pause_us);
+	}
+	bench_progress(b, name, n, n);
+	(void)snprintf(r->note, sizeof(r->note),
+		"pause of the guest, live snapshot of a %s guest after it "
+		"wrote %u MiB",
+		fmt_size(memory, size), mapped);
+	return rc ? rc : stop(b, id);
+}
+
+/* 10 MiB changed of 1 GiB: the whole diff, written and synced, against dd. */
+static int diff(struct bench *b)
+{
+	struct result *r = bench_result(b, "diff_10m");
+	struct result *dd = bench_result(b, "diff_10m_dd");
+	uint64_t n = b->o->n ? b->o->n : 10;
+	struct shot s = {.bytes = 0};
+	char id[64];
+	int rc = boot(b, GIB, id);
+
+	if (rc)
+		return rc;
+	rc = touch(b, id, 64);
+	if (!rc)
+		rc = shoot(b, id, "full", false, &s, NULL);
+	for (uint64_t i = 0; i < n && !rc; i++) {
+		bench_progress(b, "diff", i, n);
+		/* a chain has an end */
+		if (i % 32 == 31)
+			rc = shoot(b, id, "full", false, &s, NULL);
+		if (!rc)
+			rc = touch(b, id, 10);
+		if (!rc)
+			rc = shoot(b, id, "diff", false, &s, NULL);
+		if (!rc)
+			rc = count(b, r, s.total_us);
+		if (!rc)
+			rc = count(b, dd, bench_dd(b, s.bytes));
+	}
+	bench_progress(b, "diff", n, n);
+	(void)snprintf(r->note, sizeof(r->note),
+		"a diff of 10 MiB written since the last snapshot, 1 GiB "
+		"guest, synced; %llu KiB",
+		(unsigned long long)(s.bytes / KIB));
+	(void)snprintf(dd->note, sizeof(dd->note),
+		"as many bytes, O_DIRECT where it can be had, fsync");
+	return rc ? rc : stop(b, id);
+}
+
+int bench_snapshot(struct bench *b)
+{
+	int rc;
+
+	if (!b->dir[0])
+		return cli_fail(b->c, EXIT_USAGE,
+			"snapshot: this benchmark writes files of its own; run "
+			"it without --socket");
+	rc = bench_snapfile(b);
+	if (!rc)
+		rc = live(b, "live_pause_128m", 128 * MIB, 10);
+	if (!rc)
+		rc = live(b, "live_pause_1g", GIB, 64);
+	if (!rc)
+		rc = live(b, "live_pause_1g_full", GIB, 900);
+	return rc ? rc : diff(b);
+}
