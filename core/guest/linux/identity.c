@@ -125,7 +125,7 @@ static int set_machine_id(struct ta *t, const uint8_t *id, struct err *e)
 	memcpy(text + 32, "\n", 2);
 	(void)snprintf(path, sizeof(path), "%s/etc/machine-id", t->root);
 	r = write_file(path, text, true);
-	if (r == -EROFS || r == -EACCES || r == -EPERM)
+	if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ENOSPC)
 		r = write_over(t, "machine-id", path, text);
 	/* A read-only system without the file has nobody who reads it. */
 	if (r == -ENOENT)

@@ -1,0 +1,201 @@
+#!/usr/bin/python3
+# timeout: 400
+"""Linux guests with thaw-agent, in the test machine: thaw run --exec, exec, cp,
+and clones of a Python guest, each another machine than the others.
+
+THAW_CLONES=50 makes the full number of clones (12 by default).
+"""
+
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+CLONES = int(os.environ.get("THAW_CLONES", "12"))
+APPLETS = "sh cat date dd head od uname sleep wc env mkdir ls test echo"
+# What "import random" of Debian's Python needs, and no more.
+PACKAGES = ["python3.11-minimal", "libpython3.11-minimal", "libc6", "zlib1g", "libexpat1"]
+
+
+# ---- on the host: guests ----
+
+def busybox_root(d):
+    """A root directory with busybox in it."""
+    os.makedirs(d + "/bin", exist_ok=True)
+    os.makedirs(d + "/etc", exist_ok=True)
+    shutil.copy(shutil.which("busybox"), d + "/bin/busybox")
+    for a in APPLETS.split():
+        os.link(d + "/bin/busybox", d + "/bin/" + a)
+    with open(d + "/etc/hostname", "w") as f:
+        f.write("template\n")
+
+
+def python_packages(cache):
+    """The packages, fetched once."""
+    d = os.path.join(cache, "guest-packages")
+    os.makedirs(d, exist_ok=True)
+    if len(glob.glob(d + "/*.deb")) < len(PACKAGES):
+        subprocess.run(["apt-get", "-q", "download"] + PACKAGES, cwd=d, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+    return glob.glob(d + "/*.deb")
+
+
+def python_root(d, cache):
+    for deb in python_packages(cache):
+        subprocess.run(["dpkg-deb", "-x", deb, d], check=True)
+    for junk in glob.glob(d + "/usr/share/*") + glob.glob(d + "/usr/lib/*/gconv"):
+        shutil.rmtree(junk)
+    os.symlink("python3.11", d + "/usr/bin/python3")
+    os.makedirs(d + "/usr/sbin", exist_ok=True)
+    busybox_root(d)
+
+
+def build(thaw, root, out, kernel, handler):
+    subprocess.run([thaw, "image", "build", root, "-o", out, "--initrd", "--modules", kernel.modules,
+                    "--handler", handler], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+
+
+# ---- in the test machine ----
+
+def thaw(*args, code=0, data=None):
+    p = subprocess.run(["thaw"] + list(args), input=data, timeout=200, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert p.returncode == code, "thaw %s: %d, not %d: %s" % (" ".join(args), p.returncode, code, p.stderr.decode())
+    return p.stdout, p.stderr
+
+
+LINUX = ["--kernel", "/host/vmlinux", "--mem", "160M", "--cmdline", "quiet mitigations=off noxsave"]
+
+
+def test_run_exec():
+    out, err = thaw("run", *LINUX, "--initrd", "/host/busybox.cpio", "-i", "--exec",
+                    "cat; echo problem >&2; cat /proc/1/comm; exit 42", data=b"what came in\n", code=42)
+    assert out.startswith(b"what came in\n") and b"\n" == out[-1:], out
+    assert err == b"problem\n", err
+
+
+def test_template():
+    thaw("template", "create", "py", *LINUX, "--initrd", "/host/python.cpio", "--pool", "2")
+    out, _ = thaw("invoke", "py", "--data", "shout")
+    assert out == b"SHOUT", out
+
+
+def test_exec_and_cp():
+    machine = thaw("clone", "py")[0].split()[0].decode()
+    out, err = thaw("exec", machine, "-e", "A=b c", "--", "sh", "-c", "echo $A; echo err >&2; exit 3", code=3)
+    assert (out, err) == (b"b c\n", b"err\n"), (out, err)
+    big = os.urandom(3000000)
+    out, _ = thaw("exec", machine, "-i", "--", "cat", data=big)
+    assert out == big, "%d bytes of %d came back" % (len(out), len(big))
+    thaw("exec", machine, "--", "no-such-command", code=3)
+    assert thaw("exec", machine, "-t", "0.3", "--", "sleep", "1000", code=137)[1].endswith(b"time was over\n")
+    with open("/tmp/in", "wb") as f:
+        f.write(big)
+    os.chmod("/tmp/in", 0o751)
+    thaw("cp", "/tmp/in", machine + ":/opt-file")
+    thaw("cp", machine + ":/opt-file", "/tmp/out")
+    with open("/tmp/out", "rb") as f:
+        assert f.read() == big
+    assert os.stat("/tmp/out").st_mode & 0o777 == 0o751
+    thaw("cp", machine + ":/none", "/tmp/none", code=3)
+    thaw("stop", machine)
+
+
+WHO = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; uname -n"
+
+
+def ask(machine):
+    """All that must differ between two clones; the clock must not."""
+    who = thaw("invoke", machine, "--data", "who")[0].decode().split()
+    text = thaw("exec", machine, "--", "sh", "-c", WHO)[0].decode().splitlines()
+    before = time.time()
+    clock = float(thaw("invoke", machine, "--data", "clock")[0])
+    after = time.time()
+    assert before - 0.05 <= clock <= after + 0.05, "%s: clock is off by %.3f s" % (
+        machine, max(before - clock, clock - after))
+    assert who[0] == text[3], "%s: hostname %s, %s" % (machine, who, text)
+    return {"hostname": who[0], "random": who[1], "machine_id": text[0], "boot_id": text[1], "urandom": text[2]}
+
+
+def test_clones_differ():
+    made = json.loads(thaw("clone", "py", "-n", str(CLONES), "--json")[0])
+    ids = [c["id"] for c in made["clones"]]
+    assert len(ids) == CLONES and not made["errors"], made
+    answers = [ask(m) for m in ids]
+    for key in answers[0]:
+        seen = {a[key] for a in answers}
+        assert len(seen) == CLONES, "%s: only %d different of %d" % (key, len(seen), CLONES)
+    print("# %d clones" % CLONES)
+    for m in ids:
+        thaw("stop", m)
+
+
+def test_pooled_clock():
+    deadline = time.time() + 60
+    while json.loads(thaw("template", "show", "py", "--json")[0]).get("parked", 1) < 1 and time.time() < deadline:
+        time.sleep(0.2)
+    time.sleep(2)  # asleep in the pool
+    machine = json.loads(thaw("clone", "py", "--pooled", "--json")[0])["clones"][0]["id"]
+    ask(machine)
+
+
+def inside():
+    os.environ["THAW_SOCKET"] = "/tmp/s"
+    os.mkdir("/tmp/state")
+    with open("/tmp/log", "wb") as log:
+        d = subprocess.Popen(["thawd", "--socket", "/tmp/s", "--state-dir", "/tmp/state"], stdout=log, stderr=log)
+    while not os.path.exists("/tmp/s"):
+        time.sleep(0.02)
+    tests = [(n, f) for n, f in globals().items() if n.startswith("test_")]
+    print("1..%d" % len(tests))
+    bad = 0
+    for i, (name, f) in enumerate(tests, 1):
+        start = time.time()
+        try:
+            f()
+            print("ok %d - %s (%.1f s)" % (i, name, time.time() - start), flush=True)
+        except Exception as e:  # pylint: disable=broad-except
+            bad += 1
+            print("not ok %d - %s\n# %s: %s" % (i, name, type(e).__name__, str(e).replace("\n", "\n# ")), flush=True)
+    d.terminate()
+    d.wait()
+    if bad:
+        with open("/tmp/log") as log:
+            print("# " + log.read()[-3000:].replace("\n", "\n# "))
+    return 1 if bad else 0
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    top = os.path.dirname(os.path.dirname(here))
+    sys.path[:0] = [here, os.path.join(top, "tests", "vmhost")]
+    import kernel_cache
+    import thawtest
+    import vmhost
+
+    if not shutil.which("busybox"):
+        print("1..0 # SKIP busybox-static is not installed")
+        return 77
+    kernel = kernel_cache.get("6.1-cloud")
+    with tempfile.TemporaryDirectory() as d:
+        program = thawtest.program("thaw")
+        busybox_root(d + "/busybox")
+        python_root(d + "/python", kernel_cache.cache_dir())
+        build(program, d + "/busybox", d + "/busybox.cpio", kernel, top + "/docs/handler.sh")
+        build(program, d + "/python", d + "/python.cpio", kernel, top + "/docs/handler.py")
+        shutil.copy(kernel.vmlinux, d + "/vmlinux")
+        shutil.copy(__file__, d + "/agent_test.py")
+        files = [d + "/" + f for f in ("busybox.cpio", "python.cpio", "vmlinux", "agent_test.py")]
+        with vmhost.Machine(mem=2048 if CLONES <= 20 else 4096, files=files, timeout=380) as vm:
+            done = vm.run(["env", "THAW_CLONES=%d" % CLONES, "/usr/bin/python3", "-B", "/host/agent_test.py", "--inside"])
+    sys.stdout.write(done.out.decode() if isinstance(done.out, bytes) else done.out)
+    sys.stdout.write(done.err.decode() if isinstance(done.err, bytes) else done.err)
+    return done.rc
+
+
+if __name__ == "__main__":
+    sys.exit(inside() if "--inside" in sys.argv else main())
