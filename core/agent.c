@@ -468,6 +468,18 @@ int agent_invoke(struct agent *a, const void *payload, size_t len,
 	return call_start(a, c, timeout_ns, fn, arg);
 }
 
+int agent_set_clock(
+	struct agent *a, uint64_t timeout_ns, agent_done_fn *fn, void *arg)
+{
+	msgpack_packer pk;
+	struct call *c = call_new(a, "clock", 1, &pk);
+
+	if (!c)
+		return -ENOMEM;
+	mp_key_u64(&pk, "wall_ns", wall_ns());
+	return call_start(a, c, timeout_ns, fn, arg);
+}
+
 uint64_t agent_deadline(const struct agent *a)
 {
 	uint64_t first = a->calls ? a->retry_at : 0;

@@ -39,6 +39,10 @@ int agent_invoke(struct agent *a, const void *payload, size_t len,
  * guest has its time from the identity page. Nothing is sent when no stream is
  * open. */
 void agent_clock(struct agent *a);
+/* The same with an answer: the guest's clock is then wrong by no more than it
+ * took. */
+int agent_set_clock(struct agent *a, uint64_t timeout_ns, agent_done_fn *fn,
+	void *arg) MUST_USE;
 
 /* The next moment (now_ns() scale) at which agent_tick() must be called, or 0:
  * the owner folds it into its loop's timeout. */
