@@ -25,7 +25,6 @@
 /* msgpack-rpc: [1, id, error, result] */
 #define RPC_REQUEST  0u
 #define RPC_RESPONSE 1u
-#define RPC_NOTIFY   2u
 
 static const struct mp_limits limits = {
 	.max_depth = 8,
@@ -405,25 +404,6 @@ int agent_ping(
 		return -ENOMEM;
 	mp_key_bool(&pk, "ready", true);
 	return call_start(a, c, timeout_ns, fn, arg);
-}
-
-void agent_clock(struct agent *a)
-{
-	msgpack_packer pk;
-	struct buf b = {0};
-
-	if (!a->open)
-		return;
-	msgpack_packer_init(&pk, &b, pack_write);
-	msgpack_pack_array(&pk, 3);
-	msgpack_pack_uint32(&pk, RPC_NOTIFY);
-	mp_str(&pk, "clock");
-	msgpack_pack_array(&pk, 1);
-	msgpack_pack_map(&pk, 1);
-	mp_key_u64(&pk, "wall_ns", wall_ns());
-	/* A guest that takes nothing has no use for the time either. */
-	(void)!vsock_send_buf(a->s, &b);
-	buf_free(&b);
 }
 
 int agent_identity(struct agent *a, const struct identity *id,

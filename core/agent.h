@@ -34,13 +34,10 @@ int agent_identity(struct agent *a, const struct identity *id,
 int agent_invoke(struct agent *a, const void *payload, size_t len,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
 
-/* What time it is, without an answer: it arrives ahead of every call made after
- * it. For a Linux guest that was parked, just before it goes on; the built-in
- * guest has its time from the identity page. Nothing is sent when no stream is
- * open. */
-void agent_clock(struct agent *a);
-/* The same with an answer: the guest's clock is then wrong by no more than it
- * took. */
+/* What time it is, for a Linux guest that was parked or told long ago (the
+ * built-in guest has its time from the identity page). It arrives ahead of
+ * every call made after it, and the guest's clock is then wrong by no more than
+ * the answer took. */
 int agent_set_clock(struct agent *a, uint64_t timeout_ns, agent_done_fn *fn,
 	void *arg) MUST_USE;
 

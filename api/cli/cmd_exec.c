@@ -161,11 +161,31 @@ static const char *in_guest(const char *arg, char id[TEXT_MAX])
 	return colon + 1;
 }
 
+/* The second argument, or the file of that name in it when it is a directory
+ * of the host. */
+static int into_directory(
+	struct cli *c, const char *from, char *out, size_t size)
+{
+	const char *name = strrchr(from, '/'), *to = c->arg[1];
+	struct stat st;
+	int n;
+
+	name = name ? name + 1 : from;
+	if (!stat(to, &st) && S_ISDIR(st.st_mode))
+		n = snprintf(out, size, "%s/%s", to, name);
+	else
+		n = snprintf(out, size, "%s", to);
+	if (n < 0 || (size_t)n >= size)
+		return cli_fail(c, EXIT_USAGE, "%s: path too long", to);
+	return EXIT_DONE;
+}
+
 static int run_cp(struct cli *c, void *values)
 {
 	char from_id[TEXT_MAX], to_id[TEXT_MAX];
 	const char *from = in_guest(c->arg[0], from_id);
 	const char *to = in_guest(c->arg[1], to_id);
+	char file[4096];
 	struct thaw *g;
 	int rc;
 
@@ -173,11 +193,12 @@ static int run_cp(struct cli *c, void *values)
 	if (!from == !to)
 		return cli_fail(c, EXIT_USAGE,
 			"one of the two is ID:PATH, a file in the guest");
-	rc = guest_open(c, from ? from_id : to_id, AGENT_MS, &g);
+	rc = into_directory(c, from ? from : c->arg[0], file, sizeof(file));
+	if (!rc)
+		rc = guest_open(c, from ? from_id : to_id, AGENT_MS, &g);
 	if (rc)
 		return rc;
-	rc = from ? get_file(c, g, from, c->arg[1])
-		  : put_file(c, g, c->arg[0], to);
+	rc = from ? get_file(c, g, from, file) : put_file(c, g, c->arg[0], to);
 	thaw_close(g);
 	return rc;
 }

@@ -68,6 +68,12 @@ struct worker {
 
 	struct worker_call call[WORKER_MAX_INVOKES];
 
+	/* The guest's clock is being set. */
+	struct {
+		uint64_t told;  /* now_ns() */
+		unsigned tries; /* that are left; 0: none under way */
+	} clock;
+
 	/* CTL_WAIT_READY in progress */
 	struct {
 		struct ctl_msg request;

@@ -24,11 +24,43 @@ static int pause_machine(struct worker *w, struct err *e)
 	return machine_pause(&w->m, WORKER_PAUSE_MS, e);
 }
 
+/* How far behind a guest's clock may stay, and how often it is told again. */
+#define CLOCK_OFF_NS (20 * 1000000ULL)
+#define CLOCK_TRIES  5
+#define CLOCK_MS     10000
+
+static void tell_time(struct worker *w);
+
+/* It was behind by no more than this took. Nobody waits for it. */
+static void clock_told(void *arg, int status, const msgpack_object *result,
+	const struct err *e)
+{
+	struct worker *w = arg;
+
+	(void)result;
+	(void)e;
+	if (!status && now_ns() - w->clock.told > CLOCK_OFF_NS &&
+		w->clock.tries)
+		tell_time(w);
+	else
+		w->clock.tries = 0;
+}
+
+static void tell_time(struct worker *w)
+{
+	w->clock.told = now_ns();
+	w->clock.tries--;
+	if (agent_set_clock(w->agent, CLOCK_MS * 1000000ULL, clock_told, w))
+		w->clock.tries = 0;
+}
+
 /* Linux keeps its own wall clock, which has stood still. */
 void worker_tell_time(struct worker *w)
 {
-	if (w->agent && !w->m.cfg.builtin)
-		agent_clock(w->agent);
+	if (!w->agent || w->m.cfg.builtin || w->clock.tries)
+		return;
+	w->clock.tries = CLOCK_TRIES;
+	tell_time(w);
 }
 
 /* The moment a parked or restored machine starts to live. */

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # timeout: 400
-"""Linux guests with thaw-agent, in the test machine: thaw run --exec, exec, cp,
+"""Linux guests with thaw-agent by the command line: thaw run --exec, exec, cp,
 and clones of a Python guest, each another machine than the others.
 
 THAW_CLONES=50 makes the full number of clones (12 by default).
@@ -15,6 +15,9 @@ import sys
 import tempfile
 import time
 
+# Where the guests are: in the test machine, or where main() made them.
+GUESTS = os.environ.get("THAW_AGENT_GUESTS", "/host")
+WORK = tempfile.mkdtemp(prefix="agent-test") if "--inside" in sys.argv else None
 CLONES = int(os.environ.get("THAW_CLONES", "12"))
 APPLETS = "sh cat date dd head od uname sleep wc env mkdir ls test echo"
 # What "import random" of Debian's Python needs, and no more.
@@ -23,11 +26,11 @@ PACKAGES = ["python3.11-minimal", "libpython3.11-minimal", "libc6", "zlib1g", "l
 
 # ---- on the host: guests ----
 
-def busybox_root(d):
+def busybox_root(d, busybox):
     """A root directory with busybox in it."""
     os.makedirs(d + "/bin", exist_ok=True)
     os.makedirs(d + "/etc", exist_ok=True)
-    shutil.copy(shutil.which("busybox"), d + "/bin/busybox")
+    shutil.copy(busybox, d + "/bin/busybox")
     for a in APPLETS.split():
         os.link(d + "/bin/busybox", d + "/bin/" + a)
     with open(d + "/etc/hostname", "w") as f:
@@ -44,14 +47,14 @@ def python_packages(cache):
     return glob.glob(d + "/*.deb")
 
 
-def python_root(d, cache):
+def python_root(d, cache, busybox):
     for deb in python_packages(cache):
         subprocess.run(["dpkg-deb", "-x", deb, d], check=True)
     for junk in glob.glob(d + "/usr/share/*") + glob.glob(d + "/usr/lib/*/gconv"):
         shutil.rmtree(junk)
     os.symlink("python3.11", d + "/usr/bin/python3")
     os.makedirs(d + "/usr/sbin", exist_ok=True)
-    busybox_root(d)
+    busybox_root(d, busybox)
 
 
 def build(thaw, root, out, kernel, handler):
@@ -68,18 +71,18 @@ def thaw(*args, code=0, data=None):
     return p.stdout, p.stderr
 
 
-LINUX = ["--kernel", "/host/vmlinux", "--mem", "160M", "--cmdline", "quiet mitigations=off noxsave"]
+LINUX = ["--kernel", GUESTS + "/vmlinux", "--mem", "160M", "--cmdline", "quiet mitigations=off noxsave"]
 
 
 def test_run_exec():
-    out, err = thaw("run", *LINUX, "--initrd", "/host/busybox.cpio", "-i", "--exec",
+    out, err = thaw("run", *LINUX, "--initrd", GUESTS + "/busybox.cpio", "-i", "--exec",
                     "cat; echo problem >&2; cat /proc/1/comm; exit 42", data=b"what came in\n", code=42)
     assert out.startswith(b"what came in\n") and b"\n" == out[-1:], out
     assert err == b"problem\n", err
 
 
 def test_template():
-    thaw("template", "create", "py", *LINUX, "--initrd", "/host/python.cpio", "--pool", "2")
+    thaw("template", "create", "py", *LINUX, "--initrd", GUESTS + "/python.cpio", "--pool", "2")
     out, _ = thaw("invoke", "py", "--data", "shout")
     assert out == b"SHOUT", out
 
@@ -93,15 +96,15 @@ def test_exec_and_cp():
     assert out == big, "%d bytes of %d came back" % (len(out), len(big))
     thaw("exec", machine, "--", "no-such-command", code=3)
     assert thaw("exec", machine, "-t", "0.3", "--", "sleep", "1000", code=137)[1].endswith(b"time was over\n")
-    with open("/tmp/in", "wb") as f:
+    with open(WORK + "/in", "wb") as f:
         f.write(big)
-    os.chmod("/tmp/in", 0o751)
-    thaw("cp", "/tmp/in", machine + ":/opt-file")
-    thaw("cp", machine + ":/opt-file", "/tmp/out")
-    with open("/tmp/out", "rb") as f:
+    os.chmod(WORK + "/in", 0o751)
+    thaw("cp", WORK + "/in", machine + ":/opt-file")
+    thaw("cp", machine + ":/opt-file", WORK + "/out")
+    with open(WORK + "/out", "rb") as f:
         assert f.read() == big
-    assert os.stat("/tmp/out").st_mode & 0o777 == 0o751
-    thaw("cp", machine + ":/none", "/tmp/none", code=3)
+    assert os.stat(WORK + "/out").st_mode & 0o777 == 0o751
+    thaw("cp", machine + ":/none", WORK + "/none", code=3)
     thaw("stop", machine)
 
 
@@ -122,9 +125,12 @@ def ask(machine):
 
 
 def test_clones_differ():
-    made = json.loads(thaw("clone", "py", "-n", str(CLONES), "--json")[0])
-    ids = [c["id"] for c in made["clones"]]
-    assert len(ids) == CLONES and not made["errors"], made
+    ids = []
+    while len(ids) < CLONES:
+        # One emulated processor starts only so many Linuxes in 10 s.
+        made = json.loads(thaw("clone", "py", "-n", str(min(5, CLONES - len(ids))), "--json")[0])
+        assert not made["errors"], made
+        ids += [c["id"] for c in made["clones"]]
     answers = [ask(m) for m in ids]
     for key in answers[0]:
         seen = {a[key] for a in answers}
@@ -144,11 +150,11 @@ def test_pooled_clock():
 
 
 def inside():
-    os.environ["THAW_SOCKET"] = "/tmp/s"
-    os.mkdir("/tmp/state")
-    with open("/tmp/log", "wb") as log:
-        d = subprocess.Popen(["thawd", "--socket", "/tmp/s", "--state-dir", "/tmp/state"], stdout=log, stderr=log)
-    while not os.path.exists("/tmp/s"):
+    os.environ["THAW_SOCKET"] = WORK + "/s"
+    os.mkdir(WORK + "/state")
+    with open(WORK + "/log", "wb") as log:
+        d = subprocess.Popen(["thawd", "--socket", WORK + "/s", "--state-dir", WORK + "/state"], stdout=log, stderr=log)
+    while not os.path.exists(WORK + "/s"):
         time.sleep(0.02)
     tests = [(n, f) for n, f in globals().items() if n.startswith("test_")]
     print("1..%d" % len(tests))
@@ -164,32 +170,40 @@ def inside():
     d.terminate()
     d.wait()
     if bad:
-        with open("/tmp/log") as log:
+        with open(WORK + "/log") as log:
             print("# " + log.read()[-3000:].replace("\n", "\n# "))
+    shutil.rmtree(WORK, ignore_errors=True)
     return 1 if bad else 0
 
 
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     top = os.path.dirname(os.path.dirname(here))
-    sys.path[:0] = [here, os.path.join(top, "tests", "vmhost")]
+    sys.path[:0] = [here, os.path.join(top, "tests", "e2e"), os.path.join(top, "tests", "vmhost")]
     import kernel_cache
+    import linuxtest
     import thawtest
     import vmhost
 
-    if not shutil.which("busybox"):
-        print("1..0 # SKIP busybox-static is not installed")
+    try:
+        kernel = kernel_cache.get("6.1-cloud")
+        busybox = vmhost.program("busybox", "busybox-static")
+        python_packages(kernel_cache.cache_dir())
+    except (kernel_cache.Missing, vmhost.Failed, OSError, subprocess.CalledProcessError) as e:
+        print("1..0 # SKIP %s" % e)
         return 77
-    kernel = kernel_cache.get("6.1-cloud")
     with tempfile.TemporaryDirectory() as d:
         program = thawtest.program("thaw")
-        busybox_root(d + "/busybox")
-        python_root(d + "/python", kernel_cache.cache_dir())
+        busybox_root(d + "/busybox", busybox)
+        python_root(d + "/python", kernel_cache.cache_dir(), busybox)
         build(program, d + "/busybox", d + "/busybox.cpio", kernel, top + "/docs/handler.sh")
         build(program, d + "/python", d + "/python.cpio", kernel, top + "/docs/handler.py")
         shutil.copy(kernel.vmlinux, d + "/vmlinux")
         shutil.copy(__file__, d + "/agent_test.py")
         files = [d + "/" + f for f in ("busybox.cpio", "python.cpio", "vmlinux", "agent_test.py")]
+        if linuxtest.host_can():
+            env = dict(os.environ, THAW_AGENT_GUESTS=d)
+            return subprocess.run([sys.executable, "-B", __file__, "--inside"], env=env, check=False).returncode
         with vmhost.Machine(mem=2048 if CLONES <= 20 else 4096, files=files, timeout=380) as vm:
             done = vm.run(["env", "THAW_CLONES=%d" % CLONES, "/usr/bin/python3", "-B", "/host/agent_test.py", "--inside"])
     sys.stdout.write(done.out.decode() if isinstance(done.out, bytes) else done.out)
