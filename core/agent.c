@@ -406,11 +406,29 @@ int agent_ping(
 	return call_start(a, c, timeout_ns, fn, arg);
 }
 
+/* Only Linux needs it by a message. */
+static bool knows_tsc(const struct agent *a)
+{
+	return !a->m->cfg.builtin && a->m->told.tsc_khz;
+}
+
+/* One or three parameters: the time, and the guest's TSC at that time. */
+static void pack_time(struct agent *a, msgpack_packer *pk, uint64_t wall)
+{
+	if (!knows_tsc(a)) {
+		mp_key_u64(pk, "wall_ns", wall);
+		return;
+	}
+	mp_key_u64(pk, "wall_ns", a->m->told.wall_ns);
+	mp_key_u64(pk, "tsc", a->m->told.tsc);
+	mp_key_u64(pk, "tsc_khz", a->m->told.tsc_khz);
+}
+
 int agent_identity(struct agent *a, const struct identity *id,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
 {
 	msgpack_packer pk;
-	struct call *c = call_new(a, "identity", 5, &pk);
+	struct call *c = call_new(a, "identity", knows_tsc(a) ? 7 : 5, &pk);
 
 	if (!c)
 		return -ENOMEM;
@@ -420,7 +438,7 @@ int agent_identity(struct agent *a, const struct identity *id,
 	mp_bin(&pk, id->machine_id, sizeof(id->machine_id));
 	mp_str(&pk, "seed");
 	mp_bin(&pk, id->seed, sizeof(id->seed));
-	mp_key_u64(&pk, "wall_ns", id->wall_ns);
+	pack_time(a, &pk, id->wall_ns);
 	mp_str(&pk, "interfaces");
 	msgpack_pack_array(&pk, 0);
 	return call_start(a, c, timeout_ns, fn, arg);
@@ -452,11 +470,11 @@ int agent_set_clock(
 	struct agent *a, uint64_t timeout_ns, agent_done_fn *fn, void *arg)
 {
 	msgpack_packer pk;
-	struct call *c = call_new(a, "clock", 1, &pk);
+	struct call *c = call_new(a, "clock", knows_tsc(a) ? 3 : 1, &pk);
 
 	if (!c)
 		return -ENOMEM;
-	mp_key_u64(&pk, "wall_ns", wall_ns());
+	pack_time(a, &pk, wall_ns());
 	return call_start(a, c, timeout_ns, fn, arg);
 }
 

@@ -188,6 +188,14 @@ struct machine {
 	int end_event; /* owned eventfd: machine.end is set, read it */
 	struct machine_end end;
 
+	/* What machine_set_time() saw: the guest's TSC at a moment of wall
+	 * time. A guest that is told both knows the time, however late it hears
+	 * of it. tsc_khz 0: not set. */
+	struct {
+		uint64_t wall_ns, tsc;
+		uint32_t tsc_khz;
+	} told;
+
 	/* microseconds of each step of realize, and of the last pause */
 	struct {
 		uint32_t vm, slots, cpus, devices;

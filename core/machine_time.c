@@ -56,5 +56,8 @@ int machine_set_time(struct machine *m, struct err *e)
 	page->clock_ns = now.clock_ns;
 	page->tsc = now.tsc;
 	page->tsc_khz = now.tsc_khz;
+	m->told.wall_ns = page->wall_ns;
+	m->told.tsc = now.tsc;
+	m->told.tsc_khz = now.tsc_khz;
 	return 0;
 }

@@ -67,7 +67,8 @@ static bool set_clock_again(struct hatch *h)
 {
 	struct worker *w = h->w;
 
-	if (w->m.cfg.builtin || h->c->mode != CTL_CLONE_RUN ||
+	if (w->m.cfg.builtin || w->m.told.tsc_khz ||
+		h->c->mode != CTL_CLONE_RUN ||
 		wall_ns() - h->stamped < CLOCK_OFF_NS ||
 		h->clocks++ == CLOCK_TRIES)
 		return false;
@@ -160,6 +161,8 @@ int clone_run(struct worker *w, struct ctl_packet *p, uint64_t number)
 	r = build(w, p, &o, &e);
 	/* What was not taken is nobody's. */
 	ctl_packet_free(p);
+	if (!r)
+		r = machine_set_time(&w->m, &e);
 	if (!r) {
 		h.stamped = w->id.wall_ns = wall_ns();
 		r = agent_identity(w->agent, &w->id, c->timeout_ms * 1000000ULL,
@@ -167,8 +170,6 @@ int clone_run(struct worker *w, struct ctl_packet *p, uint64_t number)
 		if (r)
 			err_sys(&e, r, "calling the agent");
 	}
-	if (!r)
-		r = machine_set_time(&w->m, &e);
 	h.started = now_ns();
 	if (!r)
 		r = machine_resume(&w->m, &e);

@@ -39,8 +39,8 @@ static void clock_told(void *arg, int status, const msgpack_object *result,
 
 	(void)result;
 	(void)e;
-	if (!status && now_ns() - w->clock.told > CLOCK_OFF_NS &&
-		w->clock.tries)
+	if (!status && !w->m.told.tsc_khz &&
+		now_ns() - w->clock.told > CLOCK_OFF_NS && w->clock.tries)
 		tell_time(w);
 	else
 		w->clock.tries = 0;
@@ -64,16 +64,36 @@ void worker_tell_time(struct worker *w)
 }
 
 /* The moment a parked or restored machine starts to live. */
+static int set_time(struct worker *w, struct err *e)
+{
+	int r = machine_set_time(&w->m, e);
+
+	/* It is in the ring before the guest runs. */
+	if (!r && w->parked)
+		worker_tell_time(w);
+	return r;
+}
+
+/* With its time set; since is when that began, for the timings. */
+static int go_on(struct worker *w, uint64_t since, struct err *e)
+{
+	int r = machine_resume(&w->m, e);
+
+	w->parked = false;
+	w->held = false;
+	w->us.go = (uint32_t)((now_ns() - since) / 1000);
+	return r;
+}
+
 static int go(struct worker *w, struct err *e)
 {
 	uint64_t t = now_ns();
-	int r = machine_set_time(&w->m, e);
+	int r = set_time(w, e);
 
 	if (!r)
-		r = machine_resume(&w->m, e);
+		return go_on(w, t, e);
 	w->parked = false;
 	w->held = false;
-	w->us.go = (uint32_t)((now_ns() - t) / 1000);
 	return r;
 }
 
@@ -197,6 +217,7 @@ static void invoked(void *arg, int status, const msgpack_object *result,
 
 static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
 {
+	uint64_t since, since_set;
 	struct worker_call *c;
 	int r = 0;
 
@@ -210,9 +231,16 @@ static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
 	if (!c)
 		return err_set(e, -EBUSY, "%d invokes are in flight",
 			WORKER_MAX_INVOKES);
+	since = now_ns();
 	if (w->parked)
-		worker_tell_time(w);
+		r = set_time(w, e);
+	if (r) {
+		c->used = false;
+		w->done = true;
+		return r;
+	}
 	/* The request is in the ring before the guest runs: no wake-up. */
+	since_set = now_ns() - since;
 	r = agent_invoke(w->agent, p->payload, p->msg.len,
 		p->msg.invoke.timeout_ms * 1000000ULL, invoked, c);
 	if (r) {
@@ -220,7 +248,7 @@ static int do_invoke(struct worker *w, struct ctl_packet *p, struct err *e)
 		return err_sys(e, r, "handing the request to the agent");
 	}
 	if (w->parked)
-		r = go(w, e);
+		r = go_on(w, now_ns() - since_set, e);
 	c->ready = now_ns();
 	if (r) {
 		/* Half alive: the daemon gets the error, then the end. */
@@ -237,7 +265,6 @@ static int do_go(struct worker *w, struct ctl_packet *p, struct err *e)
 
 	if (!w->parked)
 		return err_set(e, -EINVAL, "the clone is not parked");
-	worker_tell_time(w);
 	r = go(w, e);
 	if (r)
 		return r;

@@ -425,6 +425,38 @@ static void clock_alone(void **state)
 	tr_fini(&r);
 }
 
+#ifdef __x86_64__
+static void send_clock(struct ta_rig *r, uint64_t tsc, uint64_t khz)
+{
+	tr_begin(r, "clock", 3);
+	mp_key_u64(&r->pk, "wall_ns", 42000000000);
+	mp_key_u64(&r->pk, "tsc", tsc);
+	mp_key_u64(&r->pk, "tsc_khz", khz);
+	tr_send(r);
+	(void)tr_result(r);
+}
+
+/* What has passed since the message was made is added, by the TSC. */
+static void clock_by_tsc(void **state)
+{
+	struct ta_rig r;
+
+	(void)state;
+	tr_init(&r);
+	/* 10^9 ticks a second: ten seconds ago */
+	send_clock(&r, __builtin_ia32_rdtsc() - 10000000000, 1000000);
+	assert_in_range(ta_fake.wall, 52000000000, 72000000000);
+	/* The other one's TSC, or none that counts. */
+	send_clock(&r, __builtin_ia32_rdtsc() + 1000000000, 1000000);
+	assert_int_equal(ta_fake.wall, 42000000000);
+	send_clock(&r, 0, 1);
+	assert_int_equal(ta_fake.wall, 42000000000);
+	send_clock(&r, __builtin_ia32_rdtsc(), 0);
+	assert_int_equal(ta_fake.wall, 42000000000);
+	tr_fini(&r);
+}
+#endif
+
 static void command_line(void **state)
 {
 	struct ta_boot b;
@@ -460,6 +492,9 @@ int main(void)
 		cmocka_unit_test(a_step_that_fails_is_no_acknowledgement),
 		cmocka_unit_test(bad_identities),
 		cmocka_unit_test(clock_alone),
+#ifdef __x86_64__
+		cmocka_unit_test(clock_by_tsc),
+#endif
 		cmocka_unit_test(command_line),
 	};
 

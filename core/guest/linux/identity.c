@@ -21,6 +21,8 @@
 #define MAX_SEED   512u
 #define MAX_NETIFS 16u
 #define STATE_DIR  "/run/thaw"
+/* A message that is later than that is no message about this TSC. */
+#define MAX_LATE_MS 3600000u
 
 /* ---- the running system ---- */
 
@@ -255,13 +257,34 @@ static int set_entropy(
 	return r ? err_sys(e, r, "seeding the kernel's generator") : 0;
 }
 
+/* With the TSC at the time that was sent, what has passed since is known. */
+static uint64_t passed_ns(uint64_t tsc, uint64_t khz)
+{
+#ifdef __x86_64__
+	uint64_t ticks = __builtin_ia32_rdtsc() - tsc;
+
+	/* In two parts: ticks * 10^6 would overflow after two hours. */
+	if (khz && ticks / khz < MAX_LATE_MS)
+		return ticks / khz * 1000000 + ticks % khz * 1000000 / khz;
+#else
+	(void)tsc;
+	(void)khz;
+#endif
+	return 0;
+}
+
 static int set_wall(struct ta *t, const msgpack_object *params, struct err *e)
 {
-	uint64_t wall = 0;
+	uint64_t wall = 0, tsc = 0, khz = 0;
 	int r = ta_get_u64(params, "wall_ns", INT64_MAX, &wall, e);
 
+	if (!r)
+		r = ta_get_u64(params, "tsc", UINT64_MAX, &tsc, e);
+	if (!r)
+		r = ta_get_u64(params, "tsc_khz", UINT32_MAX, &khz, e);
 	if (r || !wall)
 		return r;
+	wall += passed_ns(tsc, khz);
 	r = t->sys->set_clock(wall);
 	return r ? err_sys(e, r, "setting the clock") : 0;
 }
