@@ -22,7 +22,9 @@
 #define MAX_NETIFS 16u
 #define STATE_DIR  "/run/thaw"
 /* A message that is later than that is no message about this TSC. */
-#define MAX_LATE_MS 3600000u
+#define MAX_LATE_MS  3600000u
+#define CLOCK_OFF_NS 2000000u
+#define CLOCK_TRIES  10
 
 /* ---- the running system ---- */
 
@@ -284,8 +286,14 @@ static int set_wall(struct ta *t, const msgpack_object *params, struct err *e)
 		r = ta_get_u64(params, "tsc_khz", UINT32_MAX, &khz, e);
 	if (r || !wall)
 		return r;
-	wall += passed_ns(tsc, khz);
-	r = t->sys->set_clock(wall);
+	/* Once more when we were not running between looking and setting. */
+	for (int i = 0; i < CLOCK_TRIES && !r; i++) {
+		uint64_t late = passed_ns(tsc, khz);
+
+		r = t->sys->set_clock(wall + late);
+		if (passed_ns(tsc, khz) - late < CLOCK_OFF_NS)
+			break;
+	}
 	return r ? err_sys(e, r, "setting the clock") : 0;
 }
 
