@@ -6,6 +6,7 @@
 /* crc32c: ext4 asks for it by name and not as a dependency. */
 #define TA_DRIVERS                                                             \
 	"virtio_mmio", "vmw_vsock_virtio_transport", "virtio_blk",             \
-		"virtio_net", "virtio_rng", "crc32c_generic", "ext4"
+		"virtio_net", "virtio_rng", "pvpanic_mmio", "crc32c_generic",  \
+		"ext4"
 
 #endif
