@@ -1,7 +1,7 @@
 """A small Linux guest for tests: a stock kernel's modules, busybox and an init
 that runs what comes over the serial console, one line at a time.
 
-    make_initrd(path, modules, extra)   on the host
+    make_initrd(path, kernel, ...)      on the host
     Guest(client, machine_id, log)      where the machine runs
 """
 
@@ -13,14 +13,8 @@ import stat
 import subprocess
 import time
 
-# In the order in which insmod needs them.
-MODULES = [
-    "drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko", "drivers/virtio/virtio_mmio.ko",
-    "drivers/block/virtio_blk.ko", "net/core/failover.ko", "drivers/net/net_failover.ko",
-    "drivers/net/virtio_net.ko", "drivers/char/hw_random/rng-core.ko", "drivers/char/hw_random/virtio-rng.ko",
-    "net/vmw_vsock/vsock.ko", "net/vmw_vsock/vmw_vsock_virtio_transport_common.ko",
-    "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
-]
+# They and what they need are loaded before anything else.
+MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "vmw_vsock_virtio_transport"]
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
@@ -79,8 +73,8 @@ class Archive:
         return bytes(self.data) + b"\0" * (-len(self.data) % 512)
 
 
-def make_initrd(path, modules, programs=(), files=()):
-    """modules: the directory that MODULES are below; programs: names on PATH;
+def make_initrd(path, kernel, programs=(), files=()):
+    """kernel: tests/vmhost/kernel_cache.py's Kernel; programs: names on PATH;
     files: (name, content)."""
     a = Archive()
     a.file("init", INIT.encode())
@@ -88,11 +82,10 @@ def make_initrd(path, modules, programs=(), files=()):
         a.file("bin/busybox", f.read())
     a.parents("dev/x")
     a.entry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
-    there = [m for m in MODULES if os.path.exists(os.path.join(modules, m))]
-    for m in there:
-        with open(os.path.join(modules, m), "rb") as f:
-            a.file("m/" + os.path.basename(m), f.read())
-    a.file("m/list", "\n".join(os.path.basename(m) for m in there).encode())
+    modules = kernel.load_order(MODULES)
+    for name, data in modules:
+        a.file("m/%s.ko" % name, data)
+    a.file("m/list", "\n".join("%s.ko" % name for name, _ in modules).encode())
     for p in programs:
         a.program(shutil.which(p, path="/usr/sbin:/usr/bin:/sbin:/bin"))
     for name, content in files:
