@@ -111,8 +111,8 @@ static int record(struct cli *c, const char *text, const char *snapshot)
 	rc = cli_call(c, "recording", &r);
 	if (!rc && !c->json)
 		fprintf(c->out,
-			"%s: recorded %llu pages; the set has %llu of %llu "
-			"recordings\n",
+			"%s: recorded %llu pages; the working set has %llu "
+			"(recordings: %llu)\n",
 			c->arg[0],
 			(unsigned long long)thaw_get_u64(r.value, "pages", 0),
 			(unsigned long long)thaw_get_u64(r.value, "set", 0),
