@@ -165,6 +165,21 @@ def test_restore(d):
         c.call("machine.stop", {"id": i})
 
 
+def test_compressed(d):
+    """Unpacked on the way, on demand and in the background."""
+    path = os.path.join(d.dir, "packed.thaw")
+    with Quiet(d), d.client() as c:
+        i = c.call("machine.create", {"snapshot": snapshot(d), "ready": "agent"})["id"]
+        c.call("machine.snapshot", {"id": i, "path": path, "codec": "zstd"})
+        c.call("machine.stop", {"id": i})
+        c.call("template.create", {"name": "z", "snapshot": path, "lazy": True})
+        check(c, "z", 8)
+        wait_for(lambda: complete(c, "z"), 30)
+        check(c, "z", TOUCHED)
+        remove(c, "z")
+    os.unlink(path)
+
+
 def test_chain(d):
     """A diff: its machine takes pages from the whole chain."""
     path = snapshot(d)
