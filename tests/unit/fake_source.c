@@ -218,7 +218,7 @@ void fake_source_store(struct fake_source *s)
 	s->src.file[0] = s->memfd;
 	s->src.nfiles = 1;
 	for (uint64_t w = 0; w < s->windows; w++) {
-		struct psrc_window at;
+		struct psrc_window at = {.n = 0};
 
 		assert_int_equal(fake_map(&s->src, w, true, &at, NULL), 0);
 		s->mapped[w] = 0;

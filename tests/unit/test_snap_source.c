@@ -99,7 +99,7 @@ static void destroy(struct chain *c)
 /* One window the way the pager gets it; 0 or the first error. */
 static int window(struct psrc *src, uint64_t w, uint8_t *win, struct err *e)
 {
-	uint8_t stored[PSRC_MAX_STORED], scratch[PSRC_WINDOW];
+	uint8_t stored[PSRC_MAX_STORED] = {0}, scratch[PSRC_WINDOW] = {0};
 	struct psrc_window at;
 	uint16_t seen;
 	int r;
