@@ -16,7 +16,7 @@ static int open_file(const char *path, struct chain_file *f, struct err *e)
 
 	f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (f->fd < 0)
-		return err_sys(e, -errno, "%s", path);
+		return err_set(e, -errno, "%s", strerror(errno));
 	(void)snprintf(f->path, sizeof(f->path), "%s", path);
 	rc = snap_peek(f->fd, &f->is, e);
 	if (rc) {
@@ -47,7 +47,7 @@ static int try_path(const struct chain_file *child, const char *path,
 	if (rc == -ENOENT)
 		return rc;
 	if (rc)
-		return err_set(why, -ESTALE, "%.300s", e.msg);
+		return err_set(why, -ESTALE, "%.200s: %.200s", path, e.msg);
 	if (same_uuid(&f->is.uuid, &child->is.parent_uuid) &&
 		!memcmp(f->is.digest, child->is.parent_digest, 16))
 		return 0;
@@ -103,7 +103,7 @@ int file_chain_open(const char *path, const char *const *more, unsigned nmore,
 	rc = open_file(path, &c->file[0], e);
 	if (rc) {
 		file_chain_close(c);
-		return rc;
+		return err_wrap(e, "%.200s", path);
 	}
 	c->n = 1;
 	while (c->file[c->n - 1].is.diff && !c->missing.code) {

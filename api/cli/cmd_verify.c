@@ -74,6 +74,9 @@ static int refused(
 	if (c->json)
 		print_row(c, json_pack("{s:s,s:b,s:s}", "file", path, "ok", 0,
 				     "error", msg));
+	/* errors about a chain name the file themselves */
+	if (!strncmp(msg, path, strlen(path)))
+		return cli_fail(c, exit_code, "%s", msg);
 	return cli_fail(c, exit_code, "%s: %s", path, msg);
 }
 

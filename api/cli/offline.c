@@ -31,8 +31,10 @@ static const int calls[] = {SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv),
 	SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(lseek), SCMP_SYS(close),
 	SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(fcntl),
 	SCMP_SYS(ftruncate), SCMP_SYS(fallocate), SCMP_SYS(fsync),
-	SCMP_SYS(fdatasync), SCMP_SYS(fadvise64), SCMP_SYS(copy_file_range),
-	SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(mprotect), SCMP_SYS(mremap),
+	SCMP_SYS(fdatasync), SCMP_SYS(io_setup), SCMP_SYS(io_submit),
+	SCMP_SYS(io_getevents), SCMP_SYS(io_pgetevents), SCMP_SYS(io_destroy),
+	SCMP_SYS(fadvise64), SCMP_SYS(copy_file_range), SCMP_SYS(mmap),
+	SCMP_SYS(munmap), SCMP_SYS(mprotect), SCMP_SYS(mremap),
 	SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(futex),
 	SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(rt_sigaction), SCMP_SYS(set_robust_list), SCMP_SYS(rseq),
@@ -57,6 +59,10 @@ static int add_rules(scmp_filter_ctx ctx)
 	for (size_t i = 0; i < ARRAY_SIZE(refused) && !r; i++)
 		r = seccomp_rule_add(
 			ctx, SCMP_ACT_ERRNO(ENOSYS), refused[i], 0);
+	/* look at limits, but set none */
+	if (!r)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64),
+			1, SCMP_A2(SCMP_CMP_EQ, 0));
 	/* threads, but no process */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
