@@ -18,8 +18,10 @@ static int mem_leaf(struct snap_input *in, uint32_t i, struct err *e)
 	uint64_t len;
 
 	x->r = x->mem->region;
-	while (i >= r->first_leaf + r->leaf_count)
-		r++, x->r++;
+	while (i >= r->first_leaf + r->leaf_count) {
+		r++;
+		x->r++;
+	}
 	x->at = (i - r->first_leaf) * SNAP_LEAF_SPAN;
 	len = min_u64(SNAP_LEAF_SPAN, x->r->size - x->at);
 	for (uint64_t off = 0; off < len; off += SNAP_CHUNK_SIZE) {
