@@ -62,7 +62,7 @@ static int add_rules(scmp_filter_ctx ctx)
 	/* look at limits, but set none */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64),
-			1, SCMP_A2(SCMP_CMP_EQ, 0));
+			1, SCMP_A2(SCMP_CMP_MASKED_EQ, UINT64_MAX, 0));
 	/* threads, but no process */
 	if (!r)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
