@@ -226,7 +226,9 @@ static void add_working_set(struct walk *w)
 	if (!rc)
 		rc = ws_check(&set, s->h.uuid, digest, pages, &e);
 	if (rc && !e.code)
-		(void)err_sys(&e, rc, "working set");
+		(void)err_sys(&e, rc, "digest of a snapshot");
+	if (rc)
+		(void)err_wrap(&e, "working set (the file beside it)");
 	(void)inspect_sound(w->in, rc, &e);
 	for (uint64_t i = 0; i < pages && !rc; i++) {
 		if (ws_has(&set, i))

@@ -2,6 +2,7 @@
 #include "tests/unit/test.h"
 #include "tests/unit/snap_fake.h"
 #include "snapshot/map.h"
+#include "uffd/ws.h"
 
 #include <errno.h>
 #include <png.h>
@@ -14,18 +15,25 @@ struct answer {
 	msgpack_unpacked msg;
 };
 
-static const msgpack_object *ask(struct answer *a, int fd, bool map)
+static const msgpack_object *ask_ws(
+	struct answer *a, int fd, bool map, int ws_fd)
 {
+	const struct snap_inspect_opts o = {.map = map, .ws_fd = ws_fd};
 	struct err e = {0};
 	msgpack_packer p;
 
 	msgpack_sbuffer_init(&a->buf);
 	msgpack_packer_init(&p, &a->buf, msgpack_sbuffer_write);
-	if (snap_inspect(fd, &(struct snap_inspect_opts){.map = map}, &p, &e) ||
+	if (snap_inspect(fd, &o, &p, &e) ||
 		mp_unpack(a->buf.data, a->buf.size, &mp_default_limits, &a->msg,
 			&e))
 		fail_msg("%s", e.msg);
 	return &a->msg.data;
+}
+
+static const msgpack_object *ask(struct answer *a, int fd, bool map)
+{
+	return ask_ws(a, fd, map, -1);
 }
 
 static void answer_free(struct answer *a)
@@ -145,6 +153,54 @@ static void test_svg(void **state)
 	answer_free(&a);
 }
 
+/* Pages of the working set are marked; a set of another snapshot is an error
+ * beside the map. */
+static void test_working_set(void **state)
+{
+	const msgpack_object *o, *cells;
+	int fd = fake_file(), ws_fd = fake_file();
+	struct snap_peeked is;
+	struct image img;
+	struct answer a;
+	struct err e = {0};
+	struct ws set;
+	char *text;
+	size_t n;
+
+	(void)state;
+	image_make(&img);
+	image_store(&img, fd);
+	assert_int_equal(snap_peek(fd, &is, &e), 0);
+	assert_int_equal(ws_init(&set, 1024, is.uuid.b, is.digest, &e), 0);
+	ws_add(&set, 3);
+	ws_add(&set, 1000);
+	assert_int_equal(ws_write(ws_fd, &set, &e), 0);
+	o = ask_ws(&a, fd, true, ws_fd);
+	cells = mp_get(mp_get(o, "map"), "cells");
+	for (unsigned i = 0; i < 1024; i++)
+		assert_int_equal(
+			(uint8_t)cells->via.bin.ptr[i] >= SNAP_CELL_WORKING,
+			i == 3 || i == 1000);
+	text = drawn(snap_map_text, o, &n);
+	assert_non_null(strstr(text, "  .#.@...."));
+	assert_non_null(strstr(text, "@ working set 2"));
+	free(text);
+	answer_free(&a);
+
+	is.uuid.b[0] ^= 1;
+	memcpy(set.uuid, is.uuid.b, 16);
+	assert_int_equal(ftruncate(ws_fd, 0), 0);
+	assert_int_equal(ws_write(ws_fd, &set, &e), 0);
+	o = ask_ws(&a, fd, true, ws_fd);
+	assert_int_equal(mp_get(o, "errors")->via.array.size, 1);
+	assert_non_null(mp_get(o, "map"));
+	answer_free(&a);
+	ws_fini(&set);
+	image_free(&img);
+	close(fd);
+	close(ws_fd);
+}
+
 /* An answer of a helper that lies is refused, never followed. */
 static void test_hostile(void **state)
 {
@@ -180,6 +236,7 @@ int main(void)
 		cmocka_unit_test(test_text),
 		cmocka_unit_test(test_png),
 		cmocka_unit_test(test_svg),
+		cmocka_unit_test(test_working_set),
 		cmocka_unit_test(test_hostile),
 	};
 
