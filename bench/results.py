@@ -138,7 +138,7 @@ def main():
         print("- `%s`: %s%s" % (r["name"], r["note"] or "no note",
                                 ". Steps, p50/p99 us: " + steps if steps else ""))
     print("\nPlots: " + ", ".join("[%s](results/%s.svg)" % (n, n)
-          for n in ("boot", "clone", "invoke", "burst", "density", "restore")) + ".")
+          for n in ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore")) + ".")
 
 
 if __name__ == "__main__":
