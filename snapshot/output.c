@@ -9,6 +9,9 @@
  * really asynchronous. That wants every piece aligned; a write that is not goes
  * the usual way. A write that makes a file longer is not asynchronous either,
  * so the file first gets the length that it can have at most.
+ *
+ * A ring passes no seccomp filter, so it is bound to writing this one file
+ * before it does anything.
  */
 #include "snapshot/internal.h"
 
@@ -65,9 +68,44 @@ static void make_room(const struct snap_output *o, uint64_t most)
 		(void)!ftruncate(o->fd, (off_t)most);
 }
 
+static const struct io_uring_restriction restrictions[] = {
+	{.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
+	{.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED,
+		.sqe_flags = IOSQE_FIXED_FILE},
+	{.opcode = IORING_RESTRICTION_REGISTER_OP,
+		.register_op = IORING_REGISTER_ENABLE_RINGS},
+};
+
+/* Debian 12's shared liburing does not export the functions for these. */
+static int ring_register(
+	const struct snap_output *o, unsigned op, const void *arg, unsigned n)
+{
+	return syscall(SYS_io_uring_register, o->ring.ring_fd, op, arg, n)
+		       ? -errno
+		       : 0;
+}
+
+static int ring_open(struct snap_output *o)
+{
+	int rc = io_uring_queue_init(
+		2 * SNAP_OUTPUT_BATCHES, &o->ring, IORING_SETUP_R_DISABLED);
+
+	if (rc)
+		return rc;
+	rc = io_uring_register_files(&o->ring, &o->fd, 1);
+	if (!rc)
+		rc = ring_register(o, IORING_REGISTER_RESTRICTIONS,
+			restrictions, ARRAY_SIZE(restrictions));
+	if (!rc)
+		rc = ring_register(o, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	if (rc)
+		io_uring_queue_exit(&o->ring);
+	return rc;
+}
+
 static enum way choose(struct snap_output *o)
 {
-	if (!io_uring_queue_init(2 * SNAP_OUTPUT_BATCHES, &o->ring, 0))
+	if (!ring_open(o))
 		return WAY_RING;
 	if (o->direct && !syscall(SYS_io_setup, SNAP_OUTPUT_BATCHES, &o->aio))
 		return WAY_AIO;
@@ -156,7 +194,9 @@ static int start_ring(struct snap_output *o, struct under_way *w)
 
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_writev(sqe, o->fd, w->iov, w->n, w->offset);
+	/* the first registered file */
+	io_uring_prep_writev(sqe, 0, w->iov, w->n, w->offset);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data(sqe, w);
 	return io_uring_submit(&o->ring) < 1 ? -EIO : 0;
 }

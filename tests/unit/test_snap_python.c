@@ -119,6 +119,47 @@ static void test_verdicts(void **state)
 	image_free(&good);
 }
 
+/* The same of compressed chunks. */
+static void test_packed_verdicts(void **state)
+{
+	struct snap_write_opts o = {.zstd_level = 3};
+	struct snap_written w;
+	struct image good, bad;
+	struct err e = {0};
+	struct machine m;
+	unsigned n = 0;
+	int fd;
+
+	(void)state;
+	if (no_python())
+		skip();
+	fake_machine(&m, 4 * MIB, MEM_PRIVATE);
+	for (unsigned i = 0; i < 20; i++)
+		fake_page(&m, i * 0x3000);
+	fd = fake_file();
+	assert_int_equal(snap_write(&m, fd, &o, &w, &e), 0);
+	machine_destroy(&m);
+	good.n = (size_t)w.file_bytes;
+	good.p = malloc(good.n);
+	assert_non_null(good.p);
+	assert_int_equal(pread_full(fd, good.p, good.n, 0), 0);
+	close(fd);
+	store(&good, n++);
+	for (unsigned i = 0; i < FLIPS; i++) {
+		const struct snap_chunk *c = &image_leaf(&good, 0)->chunk[0];
+
+		assert_int_equal(c->codec, SNAP_CODEC_ZSTD);
+		image_copy(&bad, &good);
+		/* from the frame's header on */
+		bad.p[c->offset + i / 8 * 3 % c->stored_length] ^=
+			(uint8_t)(1U << i % 8);
+		store(&bad, n++);
+		image_free(&bad);
+	}
+	compare(n);
+	image_free(&good);
+}
+
 static void test_memory(void **state)
 {
 	char command[2 * MAX_DIR + 120], path[MAX_DIR + 16];
@@ -210,6 +251,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_verdicts, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_packed_verdicts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_chain, setup, teardown),
 	};
