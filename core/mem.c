@@ -150,28 +150,37 @@ static int base_check(int fd, uint64_t size, struct err *e)
 	return 0;
 }
 
-static int map_clone(uint8_t *map, uint64_t size, int fd, struct err *e)
+static int map_clone(struct mem *m, int fd, struct err *e)
 {
 	struct extent x = {0};
+	uint64_t at = 0;
 	unsigned holes = 0;
 	int r;
 
-	r = base_check(fd, size, e);
+	r = base_check(fd, m->size, e);
 	if (r)
 		return r;
-	r = map_file(map, size, fd, MAP_PRIVATE);
+	m->paged = malloc((MEM_MAX_HOLES + 1) * sizeof(*m->paged));
+	if (!m->paged)
+		return err_set(e, -ENOMEM, "no memory for a clone");
+	r = map_file(m->map, m->size, fd, MAP_PRIVATE);
 	if (r)
 		return err_sys(e, r, "mapping the template base");
-	while ((r = extent_next(fd, x.end, size, &x)) > 0) {
+	while ((r = extent_next(fd, x.end, m->size, &x)) > 0) {
 		if (!x.hole || x.end - x.start < MEM_HOLE_MIN ||
 			++holes > MEM_MAX_HOLES)
 			continue;
-		r = map_anon(map + x.start, x.end - x.start);
+		r = map_anon(m->map + x.start, x.end - x.start);
 		if (r)
 			return err_sys(e, r, "mapping zero memory");
+		if (x.start > at)
+			m->paged[m->npaged++] = (struct mem_range){at, x.start};
+		at = x.end;
 	}
 	if (r)
 		return err_sys(e, r, "looking for holes in the template base");
+	if (at < m->size)
+		m->paged[m->npaged++] = (struct mem_range){at, m->size};
 	return 0;
 }
 
@@ -220,7 +229,7 @@ static int mem_map(struct mem *m, int fd, struct err *e)
 			      : map_file(m->map, m->size, m->fd, MAP_SHARED);
 		break;
 	case MEM_CLONE:
-		return map_clone(m->map, m->size, fd, e);
+		return map_clone(m, fd, e);
 	case MEM_LAZY:
 		return mem_lazy_map(m, fd, e);
 	}

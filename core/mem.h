@@ -66,9 +66,11 @@ struct mem {
 	enum mem_backing backing;
 	struct dirty *dirty; /* owned; NULL: changes are not noted */
 
-	/* MEM_LAZY only */
-	struct mem_range *paged; /* owned: what comes through the pager */
+	/* MEM_CLONE, MEM_LAZY, owned: where the base is mapped (a lazy one
+	 * comes through the pager there); the rest is anonymous memory. */
+	struct mem_range *paged;
 	unsigned npaged;
+	/* MEM_LAZY only */
 	int uffd;      /* owned, held for life; -1: not (yet) registered */
 	bool complete; /* the pager said so, for memory without a base */
 };

@@ -133,9 +133,9 @@ int pagemap_content(const struct mem *m, int fd, uint64_t *bits, struct err *e)
 {
 	if (m->backing == MEM_BUILDER)
 		return err_set(e, -EINVAL, "shared memory has no page map");
-	/* Anywhere else there is a base below. */
-	if (m->backing == MEM_PRIVATE)
-		return pagemap_private(m, fd, bits, e);
-	set_bits(bits, 0, m->size / PAGE_SIZE_4K);
-	return 0;
+	/* Below a clone's own pages lies its base, where it has one. */
+	for (unsigned i = 0; i < m->npaged; i++)
+		set_bits(bits, m->paged[i].start / PAGE_SIZE_4K,
+			m->paged[i].end / PAGE_SIZE_4K);
+	return pagemap_private(m, fd, bits, e);
 }
