@@ -4,6 +4,9 @@
 #include <errno.h>
 #include <string.h>
 
+#define TIME_OFF_NS 1000000u
+#define TIME_TRIES  10
+
 static struct ident *ident_page(struct machine *m, struct err *e)
 {
 	struct ident *id =
@@ -51,8 +54,15 @@ int machine_set_time(struct machine *m, struct err *e)
 		r = vcpu_time_set(m->cpu[i], e);
 	if (r < 0)
 		return r;
-	arch_time_now(m, &now);
-	page->wall_ns = wall_ns();
+	/* All of one moment: once more when we did not run in between. */
+	for (int i = 0; i < TIME_TRIES; i++) {
+		uint64_t before = wall_ns();
+
+		arch_time_now(m, &now);
+		page->wall_ns = wall_ns();
+		if (page->wall_ns - before < TIME_OFF_NS)
+			break;
+	}
 	page->clock_ns = now.clock_ns;
 	page->tsc = now.tsc;
 	page->tsc_khz = now.tsc_khz;
