@@ -15,6 +15,7 @@
 #include "core/vsock.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define RETRY_NS 5000000ULL
@@ -424,6 +425,35 @@ static void pack_time(struct agent *a, msgpack_packer *pk, uint64_t wall)
 	mp_key_u64(pk, "tsc_khz", a->m->told.tsc_khz);
 }
 
+static void pack_mac(msgpack_packer *pk, const char *key, const uint8_t mac[6])
+{
+	char text[18];
+
+	(void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x",
+		mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+	mp_key_str(pk, key, text);
+}
+
+/* Interfaces that have another address than their driver has read. */
+static void pack_interfaces(struct agent *a, msgpack_packer *pk)
+{
+	static const uint8_t none[6];
+	const struct machine *m = a->m;
+	uint32_t n = 0;
+
+	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++)
+		n += memcmp(m->net_was[i], none, 6) != 0;
+	mp_str(pk, "interfaces");
+	msgpack_pack_array(pk, n);
+	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++) {
+		if (!memcmp(m->net_was[i], none, 6))
+			continue;
+		msgpack_pack_map(pk, 2);
+		pack_mac(pk, "match", m->net_was[i]);
+		pack_mac(pk, "mac", m->cfg.net[i].mac);
+	}
+}
+
 int agent_identity(struct agent *a, const struct identity *id,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
 {
@@ -439,8 +469,7 @@ int agent_identity(struct agent *a, const struct identity *id,
 	mp_str(&pk, "seed");
 	mp_bin(&pk, id->seed, sizeof(id->seed));
 	pack_time(a, &pk, id->wall_ns);
-	mp_str(&pk, "interfaces");
-	msgpack_pack_array(&pk, 0);
+	pack_interfaces(a, &pk);
 	return call_start(a, c, timeout_ns, fn, arg);
 }
 

@@ -188,6 +188,10 @@ struct machine {
 	int end_event; /* owned eventfd: machine.end is set, read it */
 	struct machine_end end;
 
+	/* Addresses that the guest's driver has read, of interfaces that have
+	 * got others since: the agent is told. Zero: the same. */
+	uint8_t net_was[MACHINE_MAX_NETS][6];
+
 	/* What machine_set_time() saw: the guest's TSC at a moment of wall
 	 * time. A guest that is told both knows the time, however late it hears
 	 * of it. tsc_khz 0: not set. */

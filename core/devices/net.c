@@ -267,8 +267,11 @@ void net_get_stats(const struct machine *m, unsigned i, struct net_stats *st)
 
 void net_set_mac(struct machine *m, unsigned i, const uint8_t mac[6])
 {
+	static const uint8_t none[6];
 	struct net *n = find(m, i);
 
+	if (!memcmp(m->net_was[i], none, 6))
+		memcpy(m->net_was[i], m->cfg.net[i].mac, 6);
 	memcpy(m->cfg.net[i].mac, mac, 6);
 	if (n)
 		memcpy(n->s.mac, mac, 6);

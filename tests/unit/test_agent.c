@@ -56,6 +56,44 @@ static void identity_on_the_wire(void **state)
 	rig_fini(&r);
 }
 
+/* The guest is told of addresses that changed, and of its TSC. */
+static void identity_of_a_clone(void **state)
+{
+	struct identity id = {.hostname = "clone-1", .wall_ns = 1};
+	const msgpack_object *o, *net;
+	struct fg_packet p;
+	msgpack_unpacked up;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	r.g.m.cfg.builtin = 0;
+	r.g.m.net_was[1][5] = 7;
+	r.g.m.cfg.net[1].mac[0] = 2;
+	r.g.m.told.wall_ns = 1234567;
+	r.g.m.told.tsc = 99;
+	r.g.m.told.tsc_khz = 1000;
+	assert_int_equal(
+		agent_identity(r.a, &id, RIG_SECOND, rig_done, &r.seen), 0);
+	rig_accept(&r, &p);
+	fg_expect(&r.g, &p, VSOCK_OP_RW);
+	msgpack_unpacked_init(&up);
+	assert_int_equal(
+		mp_unpack(p.data, p.h.len, &mp_default_limits, &up, NULL), 0);
+	o = up.data.via.array.ptr[3].via.array.ptr;
+	assert_int_equal(o->via.map.size, 7);
+	assert_int_equal(mp_get(o, "wall_ns")->via.u64, 1234567);
+	assert_int_equal(mp_get(o, "tsc")->via.u64, 99);
+	net = mp_get(o, "interfaces");
+	assert_int_equal(net->via.array.size, 1);
+	net = net->via.array.ptr;
+	assert_true(mp_str_eq(mp_get(net, "match"), "00:00:00:00:00:07"));
+	assert_true(mp_str_eq(mp_get(net, "mac"), "02:00:00:00:00:00"));
+	msgpack_unpacked_destroy(&up);
+	rig_ok(&r, 0);
+	rig_fini(&r);
+}
+
 static void clock_on_the_wire(void **state)
 {
 	struct rig r;
@@ -388,6 +426,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(identity_on_the_wire),
+		cmocka_unit_test(identity_of_a_clone),
 		cmocka_unit_test(clock_on_the_wire),
 		cmocka_unit_test(call_before_the_driver),
 		cmocka_unit_test(answers_in_any_order_and_pieces),

@@ -225,12 +225,12 @@ int ta_netif_set(const struct ta_netif *n, struct err *e)
 	if (s < 0)
 		return err_sys(e, -errno, "socket");
 	memcpy(name, n->name, sizeof(name));
-	if (n->has_match)
-		r = by_mac(n->match, name);
-	if (r || !if_nametoindex(name))
+	/* A guest without a driver for it has no such interface to change. */
+	if (n->has_match && by_mac(n->match, name))
+		return 0;
+	if (!if_nametoindex(name))
 		return err_set(e, -ENODEV,
-			"the guest has no network interface \"%s\"",
-			n->has_match ? "with that address" : name);
+			"the guest has no network interface \"%s\"", name);
 	if (n->has_mac)
 		r = set_mac(s, name, n->mac);
 	if (r)
@@ -241,7 +241,8 @@ int ta_netif_set(const struct ta_netif *n, struct err *e)
 		if (ioctl(s, SIOCSIFMTU, &req))
 			return err_sys(e, -errno, "%s: MTU %u", name, n->mtu);
 	}
-	r = set_flag(s, name, IFF_UP, true);
+	if (n->ip[0] || n->gateway[0])
+		r = set_flag(s, name, IFF_UP, true);
 	if (r)
 		return err_sys(e, r, "%s: up", name);
 	return set_addresses(s, name, n, e);
