@@ -25,6 +25,7 @@ sha256sum:coreutils
 /usr/include/ext2fs/ext2fs.h:libext2fs-dev
 /usr/include/et/com_err.h:comerr-dev
 /sbin/mke2fs:e2fsprogs
+/usr/share/doc/iproute2:iproute2
 awk:mawk
 find:findutils
 setarch:util-linux
@@ -41,6 +42,7 @@ qemu-system-x86_64:qemu-system-x86
 zstd:zstd
 lz4:lz4
 /sbin/mke2fs:e2fsprogs
+/usr/share/doc/iproute2:iproute2
 iasl:acpica-tools
 "
 lint="
