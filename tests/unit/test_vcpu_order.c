@@ -30,6 +30,13 @@ static struct {
 	bool refuse_xss;
 } kvm;
 
+/* What KVM lists: of each kind that is left out one, two to keep, one twice. */
+static const struct {
+	struct kvm_msr_list head;
+	uint32_t index[8];
+} kvm_list = {{8},
+	{MSR_TSC, 0x12, MSR_EFER, 0x40000022, 0x808, 0xda0, 0x4b564d01, 0xda0}};
+
 static void note(unsigned long req, uint32_t msr, uint64_t value)
 {
 	assert_true(kvm.n < MAX_CALLS);
@@ -68,6 +75,10 @@ int kvm_ioctl(int fd, unsigned long req, void *arg)
 	if (req == KVM_SET_MSRS)
 		return set_msrs(arg);
 	note(req, 0, 0);
+	if (req == KVM_GET_MSR_INDEX_LIST) {
+		memcpy(arg, &kvm_list, sizeof(kvm_list));
+		return 0;
+	}
 	if (req == KVM_GET_LAPIC)
 		lapic_write(l, LAPIC_LVTT, kvm.lvtt);
 	return 0;
@@ -232,6 +243,38 @@ static void test_msr_refused(void **state)
 	free(r.v.s);
 }
 
+static bool listed(const struct arch_host *h, uint32_t index)
+{
+	unsigned found = 0;
+
+	for (uint32_t i = 0; i < h->nmsrs; i++)
+		found += h->msr[i] == index;
+	assert_true(found <= 1);
+	return found;
+}
+
+static void test_msr_list(void **state)
+{
+	struct arch_host h = {0};
+	struct err e = {0};
+
+	(void)state;
+	kvm.n = 0;
+	assert_int_equal(host_list_msrs(&h, 77, false, &e), 0);
+	assert_true(listed(&h, 0xda0) && listed(&h, 0x4b564d01));
+	assert_false(listed(&h, MSR_TSC));
+	assert_false(listed(&h, 0x12));
+	assert_false(listed(&h, MSR_EFER));
+	assert_false(listed(&h, 0x40000022));
+	assert_false(listed(&h, 0x808));
+	/* memory types always, machine check banks when asked for */
+	assert_true(listed(&h, MSR_MTRR_DEF_TYPE) && listed(&h, 0x26f));
+	assert_false(listed(&h, 0x400));
+	assert_int_equal(host_list_msrs(&h, 77, true, &e), 0);
+	assert_true(listed(&h, 0x400) && listed(&h, 0x47f));
+	assert_false(listed(&h, 0x480));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +282,7 @@ int main(void)
 		cmocka_unit_test(test_get),
 		cmocka_unit_test(test_deadline_gone),
 		cmocka_unit_test(test_msr_refused),
+		cmocka_unit_test(test_msr_list),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,8 +34,11 @@ static bool saved_elsewhere(uint32_t index)
 	case 0x11: case 0x12:
 		return true; /* old names of the two kvm-clock MSRs */
 	default:
-		/* x2APIC registers are the local APIC's page */
-		return index >= 0x800 && index <= 0x8ff;
+		/* x2APIC registers are the local APIC's page; Hyper-V's belong
+		 * to leaves that no guest is shown, and setting one makes KVM
+		 * keep all of Hyper-V's state for the vCPU */
+		return (index >= 0x800 && index <= 0x8ff) ||
+		       (index >= 0x40000000 && index <= 0x400001ff);
 	}
 }
 
