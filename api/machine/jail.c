@@ -156,7 +156,7 @@ static int rules_loop(scmp_filter_ctx ctx, enum jail_kind kind)
 				PAGEMAP_SCAN_IOCTL));
 	for (size_t i = 0; !r && i < ARRAY_SIZE(tap_ioctls); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_EQ, tap_ioctls[i]));
+			SCMP_A1(SCMP_CMP_EQ, tap_ioctls[i], 0));
 	if (!r)
 		r = allow(ctx, uffd_calls, ARRAY_SIZE(uffd_calls));
 	if (!r && kind == JAIL_ZYGOTE)

@@ -65,7 +65,7 @@ static void test_left(void **state)
 	(void)state;
 	make(&p);
 	unfinished_clean(p.state); /* nothing there at all */
-	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, NAME + 1), 0);
+	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, &NAME[1]), 0);
 	touch(p.dir, NAME);
 	touch(p.dir, "/.thaw-0123456789abcdee");
 	unfinished_clean(p.state);
@@ -84,8 +84,8 @@ static void test_done(void **state)
 
 	(void)state;
 	make(&p);
-	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, NAME + 1), 0);
-	unfinished_done(p.state, NAME + 1);
+	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, &NAME[1]), 0);
+	unfinished_done(p.state, &NAME[1]);
 	touch(p.dir, NAME);
 	unfinished_clean(p.state);
 	assert_true(there(p.dir, NAME));
@@ -102,7 +102,7 @@ static void test_swapped(void **state)
 	make(&p);
 	(void)snprintf(away, sizeof(away), "%s.away", p.dir);
 	touch(p.other, NAME);
-	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, NAME + 1), 0);
+	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, &NAME[1]), 0);
 	assert_int_equal(rename(p.dir, away), 0);
 	assert_int_equal(symlink(p.other, p.dir), 0);
 	unfinished_clean(p.state);
@@ -119,7 +119,7 @@ static void test_careful(void **state)
 	(void)state;
 	make(&p);
 	(void)snprintf(path, sizeof(path), "%s" NAME, p.dir);
-	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, NAME + 1), 0);
+	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, &NAME[1]), 0);
 	assert_int_equal(mkdir(path, 0700), 0);
 	assert_int_equal(unfinished_note(p.state, p.fd, p.dir, "precious"), 0);
 	touch(p.dir, "/precious");
