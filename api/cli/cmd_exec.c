@@ -186,7 +186,7 @@ static int run_cp(struct cli *c, void *values)
 	const char *from = in_guest(c->arg[0], from_id);
 	const char *to = in_guest(c->arg[1], to_id);
 	char file[4096];
-	struct thaw *g;
+	struct thaw *g = NULL;
 	int rc;
 
 	(void)values;

@@ -34,7 +34,7 @@ static struct {
 static const struct {
 	struct kvm_msr_list head;
 	uint32_t index[8];
-} kvm_list = {{8},
+} kvm_list = {{.nmsrs = 8},
 	{MSR_TSC, 0x12, MSR_EFER, 0x40000022, 0x808, 0xda0, 0x4b564d01, 0xda0}};
 
 static void note(unsigned long req, uint32_t msr, uint64_t value)
