@@ -62,7 +62,7 @@ static int zero_blocks(struct disk *d, uint64_t off, uint64_t len)
 /* Parts of blocks go the way of any other write. */
 static int zero_part(struct disk *d, uint64_t off, uint64_t len)
 {
-	static const uint8_t zeros[DISK_BLOCK];
+	static const uint8_t zeros[DISK_BLOCK] = {0};
 	/* a write only reads it: the cast drops const */
 	struct iovec iov = {(void *)(uintptr_t)zeros, len};
 
