@@ -51,6 +51,7 @@ static int touch(struct bench *b, const char *id, unsigned mib)
 struct shot {
 	double pause_us, total_us;
 	uint64_t bytes;
+	unsigned number; /* in: of the file; what a diff builds on stays */
 };
 
 static int shoot(struct bench *b, const char *id, const char *type, bool live,
@@ -61,7 +62,8 @@ static int shoot(struct bench *b, const char *id, const char *type, bool live,
 	char path[128];
 	int rc;
 
-	(void)snprintf(path, sizeof(path), "%s/%s.thaw", b->dir, type);
+	(void)snprintf(
+		path, sizeof(path), "%s/%s%u.thaw", b->dir, type, s->number);
 	mp_key_str(p, "id", id);
 	mp_key_str(p, "path", path);
 	mp_key_str(p, "type", type);
@@ -94,7 +96,7 @@ static int live(
 {
 	struct result *r = bench_result(b, name);
 	uint64_t n = b->o->n ? b->o->n : 10;
-	struct shot s;
+	struct shot s = {.number = 0};
 	char id[64], size[16];
 	int rc = boot(b, memory, id);
 
@@ -132,6 +134,7 @@ static int diff(struct bench *b)
 		rc = shoot(b, id, "full", false, &s, NULL);
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		bench_progress(b, "diff", i, n);
+		s.number = (unsigned)i + 1;
 		/* a chain has an end */
 		if (i % 32 == 31)
 			rc = shoot(b, id, "full", false, &s, NULL);
