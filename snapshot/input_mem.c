@@ -10,7 +10,26 @@ static uint16_t bits_of(const uint64_t *bits, uint64_t offset)
 	return (uint16_t)(bits[page / 64] >> page % 64);
 }
 
-/* Which pages are worth looking at: this needs ascending offsets. */
+/* Which of the 16 pages at this offset. Who gave a bitmap has asked the page
+ * map already; only holes of a base must still be found, since reading one
+ * fills it. A page of a diff that cannot hold anything is looked at: it is zero
+ * now. */
+static int look_at(struct snap_input_mem *x, uint64_t offset, uint16_t *mask)
+{
+	uint16_t holds;
+	int rc;
+
+	if (x->bits) {
+		*mask = bits_of(x->bits, offset);
+		if (!*mask || x->in.diff || x->mem->backing != MEM_BUILDER)
+			return 0;
+	}
+	rc = snap_pages_mask(&x->pages, offset, &holds);
+	*mask = x->bits ? *mask & holds : holds;
+	return rc;
+}
+
+/* This needs ascending offsets. */
 static int mem_leaf(struct snap_input *in, uint32_t i, struct err *e)
 {
 	struct snap_input_mem *x = container_of(in, struct snap_input_mem, in);
@@ -25,18 +44,11 @@ static int mem_leaf(struct snap_input *in, uint32_t i, struct err *e)
 	x->at = (i - r->first_leaf) * SNAP_LEAF_SPAN;
 	len = min_u64(SNAP_LEAF_SPAN, x->r->size - x->at);
 	for (uint64_t off = 0; off < len; off += SNAP_CHUNK_SIZE) {
-		uint64_t offset = x->r->offset + x->at + off;
-		uint16_t *mask = &x->mask[off / SNAP_CHUNK_SIZE];
-		int rc = snap_pages_mask(&x->pages, offset, mask);
+		int rc = look_at(x, x->r->offset + x->at + off,
+			&x->mask[off / SNAP_CHUNK_SIZE]);
 
 		if (rc)
 			return err_sys(e, rc, "finding guest pages");
-		/* A page of a diff that cannot hold anything is zero: it must
-		 * be looked at, and looking is harmless then. */
-		if (x->bits && in->diff)
-			*mask = bits_of(x->bits, offset);
-		else if (x->bits)
-			*mask &= bits_of(x->bits, offset);
 	}
 	return 0;
 }

@@ -62,9 +62,9 @@ static const int loop_calls[] = {
 	SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(io_uring_setup),
 	SCMP_SYS(io_uring_register), SCMP_SYS(close_range), /* core/freeze.c */
 	SCMP_SYS(fadvise64), /* inspection says what it will read */
-	SCMP_SYS(io_setup), SCMP_SYS(io_submit), SCMP_SYS(io_getevents),
-	SCMP_SYS(io_destroy), /* snapshot/output.c */
-	SCMP_SYS(sysinfo),    /* qsort() of glibc asks for the memory size */
+	SCMP_SYS(io_setup), SCMP_SYS(io_submit),
+	SCMP_SYS(io_getevents), /* snapshot/output.c */
+	SCMP_SYS(sysinfo),      /* qsort() of glibc asks for the memory size */
 };
 
 /* A zygote also makes clones and waits for them. */
