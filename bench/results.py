@@ -43,6 +43,21 @@ def fmt(v, unit):
     return "%.2f s" % (v / 1e6)
 
 
+def hosts(directory):
+    """Which host each file was made on: they may differ."""
+    found = {}
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".json"):
+            with open(os.path.join(directory, name)) as f:
+                host = json.load(f)["host"]
+            key = (host.get("kind", "?"), host.get("cpu", "?"), host.get("cpus", "?"),
+                   host.get("memory_total", 0) >> 20, host.get("kernel", "?"))
+            found.setdefault(key, []).append(name[:-5])
+    for key, names in found.items():
+        print("Host%s: %s KVM, %s, %s CPUs, %s MiB of memory, Linux %s.\n" %
+              ((" of " + ", ".join(names) if len(found) > 1 else "",) + key))
+
+
 def load(directory):
     results, host, version = {}, {}, "?"
     for name in ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore"):
@@ -120,9 +135,7 @@ def main():
     results, host, version = load(sys.argv[1])
     print("# Results\n")
     print("Written by `make bench`, thaw %s, %s.\n" % (version, time.strftime("%Y-%m-%d", time.gmtime())))
-    print("Host: %s KVM, %s, %s CPUs, %s MiB of memory, Linux %s.\n" % (
-        host.get("kind", "?"), host.get("cpu", "?"), host.get("cpus", "?"),
-        host.get("memory_total", 0) // (1 << 20), host.get("kernel", "?")))
+    hosts(sys.argv[1])
     print("A machine counts only when it has answered a request of its own with the right\n"
           "content. Times are the client's, from before a request is packed to after its\n"
           "result is unpacked. The built-in guest has 128 MiB unless a row says 4g.\n")
