@@ -67,7 +67,6 @@ int snap_input_chain(struct snap_input_chain *x, const struct snap *s, bool own,
 	struct snap_input *in = &x->in;
 
 	memset(x, 0, sizeof(*x));
-	x->s = s;
 	x->buf = malloc((threads + 1) * 3 * SNAP_CHUNK_SIZE);
 	if (!x->buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");

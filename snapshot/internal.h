@@ -233,7 +233,6 @@ int snap_check_output(int fd, struct err *e) MUST_USE;
  * a diff stays one. */
 struct snap_input_chain {
 	struct snap_input in;
-	const struct snap *s;
 	struct snap_leaves leaves;
 	uint8_t *buf; /* owned: three times 64 KiB for each thread */
 };
@@ -258,9 +257,9 @@ void snap_input_mem(struct snap_input_mem *x, const struct mem *mem,
 struct snap_stored {
 	uint64_t hash[2];
 	uint64_t offset;
-	uint32_t stored_length, raw_length, crc, stored_crc;
+	uint32_t stored_length, raw_length, stored_crc;
 	uint32_t root;
-	uint16_t chunk, present;
+	uint16_t chunk;
 	uint8_t codec, used;
 };
 struct snap_dedupe {

@@ -163,7 +163,6 @@ static bool share(struct writer *w, uint32_t n, struct snap_chunk *c)
 			.offset = c->offset,
 			.stored_length = m->stored_length,
 			.raw_length = m->raw_length,
-			.crc = m->crc,
 			.stored_crc = m->stored_crc,
 			.root = b->root,
 			.chunk = (uint16_t)n,
