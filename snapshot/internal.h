@@ -199,6 +199,10 @@ struct snap_memory_job {
 	unsigned threads;
 	int (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *arg;
+	/* A diff: whose data it may share, or NULL, and how many pages it has
+	 * at most. */
+	const struct snap *parent;
+	uint64_t pages;
 	uint64_t pages_shared; /* out */
 };
 int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
@@ -272,6 +276,35 @@ const struct snap_stored *snap_dedupe_find(const struct snap_dedupe *d,
 	const uint64_t hash[2], uint32_t raw_length);
 /* Remember; does nothing when the table has grown as large as it may. */
 void snap_dedupe_add(struct snap_dedupe *d, const struct snap_stored *s);
+
+/* ancestors.c: chunks that the ancestors of a diff hold, by checksum and
+ * length. */
+struct snap_held {
+	uint64_t offset;
+	uint32_t stored_length, crc, stored_crc;
+	uint8_t pages; /* raw length; 0: a free slot */
+	uint8_t file;  /* 1: the parent */
+	uint8_t codec;
+};
+struct snap_ancestors {
+	const struct snap *file[SNAP_MAX_CHAIN + 1]; /* borrowed; from 1 on */
+	unsigned nfiles;
+	struct snap_held *slot; /* owned */
+	size_t n, cap;
+};
+/* parent may be NULL; pages: how many the diff has. What cannot be read is left
+ * out. */
+void snap_ancestors_read(
+	struct snap_ancestors *a, const struct snap *parent, uint64_t pages);
+void snap_ancestors_free(struct snap_ancestors *a);
+/* Where a chunk with this checksum and length is: offset, stored_length,
+ * stored_crc, file and codec of c. Its bytes may be others. */
+bool snap_ancestors_find(const struct snap_ancestors *a, uint32_t crc,
+	uint32_t raw_length, struct snap_chunk *c);
+/* Are the bytes of that chunk, read, checked and unpacked, these? buf: twice
+ * SNAP_CHUNK_SIZE. */
+bool snap_ancestors_same(const struct snap_ancestors *a,
+	const struct snap_chunk *c, const uint8_t *raw, uint8_t *buf);
 
 /* metadata.c */
 int snap_pack_metadata(const struct machine *m, const char *labels_json,

@@ -133,8 +133,9 @@ static int by_place(const void *a, const void *b)
 {
 	const struct piece *x = a, *y = b;
 
+	/* any order of the files will do */
 	if (x->x.file != y->x.file)
-		return x->x.file->depth < y->x.file->depth ? -1 : 1;
+		return (uintptr_t)x->x.file < (uintptr_t)y->x.file ? -1 : 1;
 	return (x->x.c.offset > y->x.c.offset) -
 	       (x->x.c.offset < y->x.c.offset);
 }

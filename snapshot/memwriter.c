@@ -7,10 +7,10 @@
  * under way while the next one is made. Only the root is kept: 16 bytes for
  * 8 MiB.
  *
- * A chunk counts as one that the file has only after its bytes were compared:
- * guests choose the content, and hashes can be made to collide. What it is
- * compared with is read from the file (a chunk that is still on its way there
- * is compared in memory).
+ * A chunk counts as one that the file has, or an ancestor of it, only after its
+ * bytes were compared: guests choose the content, and hashes can be made to
+ * collide. What it is compared with is read from the file (a chunk that is
+ * still on its way there is compared in memory).
  */
 #include "snapshot/internal.h"
 #include "core/crc32c.h"
@@ -53,6 +53,7 @@ struct writer {
 	struct snap_pool *pool;
 	struct snap_output *out;
 	struct snap_dedupe dedupe;
+	struct snap_ancestors ancestors;
 	ZSTD_CCtx **zstd; /* owned, one per thread */
 	struct err *why;  /* owned, one per thread */
 	struct batch batch[BATCHES];
@@ -140,21 +141,43 @@ static bool same_bytes(struct writer *w, const struct snap_stored *s,
 	       !memcmp(unpacked, raw, len);
 }
 
+static bool share_own(struct writer *w, const struct made *m,
+	const uint8_t *raw, struct snap_chunk *c)
+{
+	const struct snap_stored *s =
+		snap_dedupe_find(&w->dedupe, m->hash, m->raw_length);
+
+	if (!s || !same_bytes(w, s, raw, m->raw_length))
+		return false;
+	c->offset = s->offset;
+	c->stored_length = s->stored_length;
+	c->codec = s->codec;
+	c->stored_crc = s->stored_crc;
+	return true;
+}
+
+static bool share_ancestors(
+	struct writer *w, const uint8_t *raw, struct snap_chunk *c)
+{
+	struct snap_chunk other = *c;
+
+	if (!snap_ancestors_find(
+		    &w->ancestors, c->crc, c->raw_length, &other) ||
+		!snap_ancestors_same(&w->ancestors, &other, raw, w->compare))
+		return false;
+	*c = other;
+	return true;
+}
+
 /* Share the stored bytes of an equal chunk, or remember this one at c->offset.
  */
 static bool share(struct writer *w, uint32_t n, struct snap_chunk *c)
 {
 	struct batch *b = w->b;
 	const struct made *m = &b->made[n];
-	const struct snap_stored *s =
-		snap_dedupe_find(&w->dedupe, m->hash, m->raw_length);
+	const uint8_t *raw = b->raw + n * SNAP_CHUNK_SIZE;
 
-	if (s &&
-		same_bytes(w, s, b->raw + n * SNAP_CHUNK_SIZE, m->raw_length)) {
-		c->offset = s->offset;
-		c->stored_length = s->stored_length;
-		c->codec = s->codec;
-		c->stored_crc = s->stored_crc;
+	if (share_own(w, m, raw, c) || share_ancestors(w, raw, c)) {
 		w->job->pages_shared += m->raw_length / SNAP_PAGE_SIZE;
 		return true;
 	}
@@ -365,6 +388,7 @@ static void writer_free(struct writer *w)
 		free(w->batch[i].leaf);
 	}
 	snap_dedupe_free(&w->dedupe);
+	snap_ancestors_free(&w->ancestors);
 	free(w->zstd);
 	free(w->why);
 	free(w->compare);
@@ -396,8 +420,10 @@ int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 	if (!rc)
 		rc = snap_output_open(job->fd,
 			job->zstd_level ? 0 : most_bytes(w), &w->out, e);
-	if (!rc)
+	if (!rc) {
+		snap_ancestors_read(&w->ancestors, job->parent, job->pages);
 		rc = make_all(w, root, e);
+	}
 	*at = w->offset;
 	writer_free(w);
 	return rc;

@@ -52,7 +52,10 @@ static int rewrite(struct snap *s, int fd, const struct snap_rewrite_opts *o,
 		.zstd_level = o->zstd_level,
 		.threads = o->threads,
 		.progress = o->progress,
-		.arg = o->arg};
+		.arg = o->arg,
+		.parent = diff ? s->parent : NULL,
+		/* nobody is in a hurry: all of their index may be read */
+		.pages = s->mem.memory_size / SNAP_PAGE_SIZE};
 	int rc;
 
 	if (!f)

@@ -37,6 +37,10 @@ struct snap_write_opts {
 	/* A diff: pages that are not in .pages (which must be there) are the
 	 * parent's. NULL: a full snapshot, where they are zero. Borrowed. */
 	const struct snap_parent *parent;
+	/* A diff: the parent itself, opened, with ancestors of its own attached
+	 * as far as they are to be had. What they hold is not stored again.
+	 * NULL: nothing is shared with them. Borrowed. */
+	const struct snap *ancestors;
 	int zstd_level; /* 1 to SNAP_MAX_ZSTD; 0: raw */
 	/* Threads that help; 0: none is started, as a process must have it
 	 * that was forked from one with several. */
@@ -56,7 +60,8 @@ struct snap_written {
 	uint8_t digest[16]; /* what a diff against it must name */
 	uint64_t file_bytes;
 	uint64_t pages_present, pages_zero;
-	uint64_t pages_shared; /* present, and stored only once with others */
+	/* present, and stored only once with others, or in an ancestor */
+	uint64_t pages_shared;
 };
 
 /* Write a snapshot, full or diff, of a machine that is PAUSED (or BUILT or NEW
@@ -66,6 +71,10 @@ struct snap_written {
  */
 int snap_write(struct machine *m, int fd, const struct snap_write_opts *o,
 	struct snap_written *out, struct err *e) MUST_USE;
+/* Would a diff of so many pages look at one more ancestor than there are from
+ * parent (NULL: none) upwards? Of their index only a part of the diff's length
+ * is read. */
+bool snap_worth_opening(const struct snap *parent, uint64_t pages);
 
 struct snap;
 

@@ -93,6 +93,15 @@ static int check_may_write(const struct machine *m, int fd, struct err *e)
 	return snap_check_output(fd, e);
 }
 
+static uint64_t count_pages(const uint64_t *bits, uint64_t size)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < size / SNAP_PAGE_SIZE / 64; i++)
+		n += (uint64_t)__builtin_popcountll(bits[i]);
+	return n;
+}
+
 static int write_all(struct snap_front *f, struct machine *m, int fd,
 	const struct snap_write_opts *o, struct snap_written *out,
 	struct err *e)
@@ -103,7 +112,8 @@ static int write_all(struct snap_front *f, struct machine *m, int fd,
 		.zstd_level = o->zstd_level,
 		.threads = o->threads,
 		.progress = o->progress,
-		.arg = o->arg};
+		.arg = o->arg,
+		.parent = o->ancestors};
 	struct snap_section *meta;
 	msgpack_sbuffer *buf;
 	int rc;
@@ -117,9 +127,20 @@ static int write_all(struct snap_front *f, struct machine *m, int fd,
 	meta->flags = 0;
 	rc = snap_pack_metadata(m, o->labels_json, buf, e);
 	snap_input_mem(&in, &m->mem, o);
+	if (o->ancestors)
+		job.pages = count_pages(o->pages, m->mem.size);
 	if (!rc)
 		rc = snap_front_memory(f, &in.in, e);
 	return rc ? rc : snap_front_finish(f, &job, out, e);
+}
+
+static bool is_parent(const struct snap *s, const struct snap_parent *p)
+{
+	uint8_t digest[16];
+
+	return p && !memcmp(s->h.uuid, p->uuid.b, sizeof(s->h.uuid)) &&
+	       !snap_digest(s, digest) &&
+	       !memcmp(digest, p->digest, sizeof(digest));
 }
 
 static int check_opts(const struct snap_write_opts *o, struct err *e)
@@ -127,6 +148,8 @@ static int check_opts(const struct snap_write_opts *o, struct err *e)
 	if (o->parent && !o->pages)
 		return err_set(
 			e, -EINVAL, "a diff needs to be told which pages");
+	if (o->ancestors && !is_parent(o->ancestors, o->parent))
+		return err_set(e, -EINVAL, "ancestors of another snapshot");
 	if (o->zstd_level < 0 || o->zstd_level > SNAP_MAX_ZSTD)
 		return err_set(e, -EINVAL,
 			"zstd level %d: 1 to %d are possible", o->zstd_level,

@@ -211,10 +211,13 @@ class Snapshot:
         return xxhash.xxh3_128(self.data[:4096] + table).digest()
 
     def ancestor(self, n):
+        """The n-th; None when the chain that is given ends before it."""
         s = self
         for _ in range(n):
+            need(s.diff, "data in an ancestor of a full snapshot")
             s = s.parent
-            need(s, "data in an ancestor that is not given")
+            if not s:
+                return None
         return s
 
     def table(self):
@@ -347,6 +350,9 @@ class Snapshot:
              "chunk: length")
         need(codec or offset % PAGE == 0, "chunk: offset")
         owner = self.ancestor(file)
+        need(file <= 64, "chunk: file")
+        if not owner:
+            return len(pages), zeros
         need(offset >= owner.data_at, "chunk: offset")
         data = owner.bytes_at(offset, stored, "chunk")
         if file == 0:
