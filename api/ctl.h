@@ -51,6 +51,7 @@ enum ctl_type {
 		       * CTL_CLONED of the batch, or when a fork failed */
 	CTL_GO,       /* parked clone: start */
 	CTL_INVOKE,   /* payload to the agent; a parked clone starts first */
+	CTL_AGENT,    /* another method of the agent's, of a running machine */
 	CTL_INPUT,    /* payload to the serial console; not answered */
 	CTL_DIALED,   /* answer to CTL_DIAL; stream unless refused; not answered
 		       */
@@ -292,6 +293,12 @@ struct ctl_invoked {
 	uint32_t go_us, ready_us, answer_us;
 	uint32_t reserved;
 };
+struct ctl_agent {
+	uint32_t timeout_ms;
+	uint32_t reserved;
+	/* payload: name of the method, a zero byte, its parameters (a msgpack
+	 * map); answer: payload: its result */
+};
 struct ctl_ended {
 	uint32_t kind; /* enum machine_end_kind */
 	uint32_t reserved;
@@ -350,6 +357,7 @@ struct ctl_msg {
 		struct ctl_hatched hatched;
 		struct ctl_invoke invoke;
 		struct ctl_invoked invoked;
+		struct ctl_agent agent;
 		struct ctl_ended ended;
 		struct ctl_console console;
 		struct ctl_dial dial;

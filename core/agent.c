@@ -168,7 +168,7 @@ static int answer(struct agent *a, const msgpack_object *o)
 		return -EBADMSG;
 	if (f[2].type != MSGPACK_OBJECT_NIL) {
 		remote_error(&e, &f[2]);
-		finish(a, c, e.code, NULL, &e);
+		finish(a, c, e.code, &f[2], &e);
 	} else {
 		finish(a, c, 0, &f[3], &e);
 	}
@@ -352,9 +352,10 @@ static int pack_write(void *data, const char *p, size_t n)
 	return buf_append(data, p, n);
 }
 
-/* A call with "[0, id, method, [" packed; the params' map is the caller's. */
-static struct call *call_new(struct agent *a, const char *method,
-	uint32_t nparams, msgpack_packer *pk)
+/* A call with "[0, id, method, [" packed; the map of parameters is the
+ * caller's. */
+static struct call *call_head(
+	struct agent *a, const char *method, msgpack_packer *pk)
 {
 	struct call *c = calloc(1, sizeof(*c));
 
@@ -367,7 +368,17 @@ static struct call *call_new(struct agent *a, const char *method,
 	msgpack_pack_uint32(pk, c->id);
 	mp_str(pk, method);
 	msgpack_pack_array(pk, 1);
-	msgpack_pack_map(pk, nparams);
+	return c;
+}
+
+/* The same with the map begun. */
+static struct call *call_new(struct agent *a, const char *method,
+	uint32_t nparams, msgpack_packer *pk)
+{
+	struct call *c = call_head(a, method, pk);
+
+	if (c)
+		msgpack_pack_map(pk, nparams);
 	return c;
 }
 
@@ -489,6 +500,21 @@ int agent_invoke(struct agent *a, const void *payload, size_t len,
 		mp_key_u64(&pk, "timeout_ms", timeout_ns / 1000000 + 1);
 	mp_str(&pk, "payload");
 	if (msgpack_pack_bin(&pk, len) || buf_append(&c->req, payload, len)) {
+		call_free(c);
+		return -ENOMEM;
+	}
+	return call_start(a, c, timeout_ns, fn, arg);
+}
+
+int agent_call(struct agent *a, const struct agent_request *q,
+	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
+{
+	msgpack_packer pk;
+	struct call *c = call_head(a, q->method, &pk);
+
+	if (!c)
+		return -ENOMEM;
+	if (buf_append(&c->req, q->params, q->len)) {
 		call_free(c);
 		return -ENOMEM;
 	}

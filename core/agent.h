@@ -15,7 +15,8 @@ struct agent;
 
 /* status 0: result is the answer (valid during the call only). Else a negative
  * errno with e set: -ETIMEDOUT, -ECONNREFUSED, -ECONNRESET, -EBADMSG, or
- * -EREMOTEIO when the agent itself answered with an error. */
+ * -EREMOTEIO when the agent itself answered with an error; result is that
+ * error then, and NULL with the others. */
 typedef void agent_done_fn(void *arg, int status, const msgpack_object *result,
 	const struct err *e);
 
@@ -32,6 +33,15 @@ int agent_ping(struct agent *a, uint64_t timeout_ns, agent_done_fn *fn,
 int agent_identity(struct agent *a, const struct identity *id,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
 int agent_invoke(struct agent *a, const void *payload, size_t len,
+	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
+
+/* Any method of the agent's. */
+struct agent_request {
+	const char *method;
+	const void *params; /* one msgpack map */
+	size_t len;
+};
+int agent_call(struct agent *a, const struct agent_request *q,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
 
 /* What time it is, for a Linux guest that was parked or told long ago (the

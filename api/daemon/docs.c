@@ -110,6 +110,8 @@ static const char *type_of(const struct param *p)
 		return "choice";
 	case PARAM_FD:
 		return "descriptor";
+	case PARAM_ARRAY:
+		return "array";
 	case PARAM_OBJECT:
 		return "map";
 	case PARAM_END:

@@ -81,6 +81,7 @@ void machine_message(
 	case CTL_GO:
 	case CTL_INVOKE:
 	case CTL_INPUT:
+	case CTL_AGENT:
 	case CTL_DIALED:
 	case CTL_CONNECT:
 	case CTL_INSPECT:

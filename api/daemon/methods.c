@@ -5,6 +5,8 @@
 
 #define AT(field) offsetof(struct args, field)
 #define HOUR_MS   3600000
+/* A piece of a file, as thaw-agent takes it. */
+#define PIECE_MAX (4 * MIB)
 
 static const char *const modes[] = {[MODE_ANY] = "any",
 	[MODE_POOLED] = "pooled",
@@ -104,6 +106,41 @@ static const struct param machine_invoke_params[] = {
 		.help = "request for the agent"},
 	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
 		.help = "how long the answer may take"},
+	{0}};
+static const struct param exec_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"argv", PARAM_ARRAY, true, AT(argv),
+		.help = "the command and its arguments, strings; no shell"},
+	{"env", PARAM_OBJECT, false, AT(env),
+		.help = "map of strings, on top of the agent's environment"},
+	{"stdin", PARAM_DATA, false, AT(data), 0, PIECE_MAX,
+		.help = "what it reads; up to 4 MiB"},
+	{"cwd", PARAM_TEXT, false, AT(cwd),
+		.help = "directory to start in; absent: the agent's"},
+	{"timeout_ms", PARAM_UINT, false, AT(timeout_ms), 1, HOUR_MS, 30000,
+		.help = "after that it is killed"},
+	{0}};
+static const struct param put_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"path", PARAM_TEXT, true, AT(file),
+		.help = "file in the guest, absolute"},
+	{"data", PARAM_DATA, true, AT(data), 0, PIECE_MAX,
+		.help = "up to 4 MiB of it"},
+	{"mode", PARAM_UINT, false, AT(file_mode), 0, 07777, 0644,
+		.help = "its permissions, with the last piece"},
+	{"offset", PARAM_UINT, false, AT(offset), 0, INT64_MAX, 0,
+		.help = "where this piece begins: where the last one ended"},
+	{"eof", PARAM_BOOL, false, AT(eof), .def = 1,
+		.help = "this is the last piece: the file appears, whole"},
+	{0}};
+static const struct param get_params[] = {
+	{"id", PARAM_ID, true, AT(id), .help = "machine"},
+	{"path", PARAM_TEXT, true, AT(file),
+		.help = "file in the guest, absolute"},
+	{"offset", PARAM_UINT, false, AT(offset), 0, INT64_MAX / 2, 0,
+		.help = "where to begin"},
+	{"length", PARAM_UINT, false, AT(length), 0, PIECE_MAX, PIECE_MAX,
+		.help = "how much of it at most"},
 	{0}};
 static const struct param machine_connect_params[] = {
 	{"id", PARAM_ID, true, AT(id), .help = "machine"},
@@ -234,6 +271,19 @@ const struct method methods[] = {
 	{"machine.invoke", machine_invoke_method, machine_invoke_params, true,
 		"`{payload, us: {take, go, ready, answer, total}}`",
 		"Hand a machine's agent one request."},
+	{"machine.exec", machine_exec_method, exec_params, true,
+		"`{exit, signal, timed_out, stdout, stderr, truncated}`",
+		"Run a command in a Linux guest and wait for its end. `exit` "
+		"is 128 + `signal` when a signal ended it. The first 2 MiB of "
+		"stdout and of stderr are kept. It runs on when the client "
+		"goes. Longer streams, or live ones: `machine.connect`."},
+	{"machine.put", machine_put_method, put_params, true, "`{size}`",
+		"Write a file in a Linux guest, in pieces if it is large; it "
+		"appears with the last one."},
+	{"machine.get", machine_get_method, get_params, false,
+		"`{data, eof, size, mode}`",
+		"Read from a file in a Linux guest. `eof`: nothing follows "
+		"`data`."},
 	{"machine.connect", machine_connect_method, machine_connect_params,
 		false, "`{}`",
 		"Connect a socket to the machine's vsock: say `CONNECT PORT` "

@@ -37,6 +37,7 @@ method_fn machine_create_method, machine_input_method, machine_logs_method,
 	machine_list_method, machine_show_method, machine_pause_method,
 	machine_resume_method, machine_stop_method, machine_snapshot_method,
 	machine_snapshot_cancel_method;
+method_fn machine_exec_method, machine_put_method, machine_get_method;
 method_fn machine_invoke_method, invoke_method, machine_connect_method;
 method_fn template_create_method, template_list_method, template_show_method,
 	template_remove_method, template_record_method;

@@ -209,6 +209,7 @@ static int parse_one(const struct param *p, const msgpack_object *o,
 	case PARAM_CHOICE:
 		return choice(p, o, at, e);
 	case PARAM_OBJECT:
+	case PARAM_ARRAY:
 		*(const msgpack_object **)at = o;
 		return 0;
 	case PARAM_END:

@@ -38,15 +38,16 @@ struct args {
 	char template[NAME_LEN];
 	char id[ID_LEN];
 	char hostname[64];
-	struct text payload, data, section;
+	struct text payload, data, section, cwd, file;
 	struct path_arg snapshot, path, console, vsock, socket;
 	const msgpack_object *config, *ready, *limits, *overrides;
-	const msgpack_object *disks, *taps, *macs;
+	const msgpack_object *disks, *taps, *macs, *argv, *env;
 	uint64_t timeout_ms, count, pool, cid;
 	uint64_t mode, type, codec; /* index of the choice */
 	uint64_t bind, stream, force, live, progress, track_dirty;
 	uint64_t against, level;
 	uint64_t lazy, fill, fill_rate, stall_ms, replace;
+	uint64_t offset, length, file_mode, eof;
 	char machine[ID_LEN];
 };
 
@@ -62,6 +63,7 @@ enum param_type {
 	PARAM_BOOL,   /* uint64_t 0 or 1 */
 	PARAM_CHOICE, /* uint64_t: index in choices */
 	PARAM_OBJECT, /* const msgpack_object *; the handler checks it */
+	PARAM_ARRAY,  /* the same */
 	PARAM_FD,     /* struct path_arg, descriptor only */
 };
 

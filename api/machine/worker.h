@@ -121,6 +121,9 @@ void worker_reply(struct worker *w, const struct ctl_msg *request,
 void worker_reply_error(
 	struct worker *w, const struct ctl_msg *request, const struct err *e);
 
+/* worker_agent.c: CTL_AGENT */
+int worker_agent(
+	struct worker *w, struct ctl_packet *p, struct err *e) MUST_USE;
 /* worker_snapshot.c: CTL_SNAPSHOT and CTL_SETTLE */
 int worker_snapshot(
 	struct worker *w, struct ctl_packet *p, struct err *e) MUST_USE;

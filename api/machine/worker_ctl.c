@@ -372,6 +372,9 @@ void worker_message(struct worker *w, struct ctl_packet *p)
 	case CTL_INVOKE:
 		r = do_invoke(w, p, &e);
 		break;
+	case CTL_AGENT:
+		r = worker_agent(w, p, &e);
+		break;
 	case CTL_INPUT:
 		r = do_input(w, p, &e);
 		break;

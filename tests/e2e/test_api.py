@@ -51,6 +51,30 @@ def test_connect_reaches_the_agent(d):
         c.call("machine.stop", {"id": machine})
 
 
+def test_commands_and_files(d):
+    """Parameters, and a guest whose agent has none of this; the rest is tested
+    with Linux."""
+    with d.client() as c:
+        machine = c.call("machine.create", {"config": {"memory": "64M"}, "ready": "agent"})["id"]
+        for method, params in (
+            ("machine.exec", {"argv": ["true"]}),
+            ("machine.put", {"path": "/f", "data": b""}),
+            ("machine.get", {"path": "/f"}),
+        ):
+            said = c.fails("unsupported", method, dict(params, id=machine))
+            assert "thaw-agent" in said, said
+            c.fails("not_found", method, dict(params, id="none"))
+        for bad in (
+            {"argv": []}, {"argv": "true"}, {"argv": [1]}, {"argv": ["x"] * 1025}, {"argv": ["true"], "env": {"A": 1}},
+            {"argv": ["true"], "env": []}, {"argv": ["true"], "timeout_ms": 0}, {"argv": ["true"], "stdin": b"x" * ((4 << 20) + 1)}, {},
+        ):
+            c.fails("invalid", "machine.exec", dict(bad, id=machine))
+        c.fails("invalid", "machine.put", {"id": machine, "path": "/f", "data": b"", "mode": 0o10000})
+        c.fails("invalid", "machine.get", {"id": machine, "path": "/f", "length": (4 << 20) + 1})
+        assert c.call("machine.invoke", {"id": machine, "payload": b"echo on"})["payload"] == b"on"
+        c.call("machine.stop", {"id": machine})
+
+
 def test_server_info(d):
     with d.client() as c:
         r = c.call("server.info")

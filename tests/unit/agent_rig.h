@@ -15,6 +15,7 @@ struct seen {
 	int calls;
 	int status;
 	char text[500];
+	char code; /* first letter of the agent's error */
 	uint8_t payload[64];
 	size_t len;
 	struct agent *again; /* call once more from the callback */

@@ -284,6 +284,7 @@ static void message(struct fake *f, struct ctl_packet *p)
 	case CTL_PROGRESS:
 	case CTL_PARENT:
 	case CTL_INPUT:
+	case CTL_AGENT:
 	case CTL_DIALED:
 	case CTL_CONNECT:
 	case CTL_INSPECT:

@@ -22,6 +22,7 @@ static void error_of_the_agent(void **state)
 	rig_answer(&r, map, sizeof(map));
 	assert_int_equal(r.seen.status, -EREMOTEIO);
 	assert_string_equal(r.seen.text, "the agent in the guest says: b???d");
+	assert_int_equal(r.seen.code, 'x');
 	assert_int_equal(agent_ping(r.a, RIG_SECOND, rig_done, &r.seen), 0);
 	rig_answer(&r, nothing, sizeof(nothing));
 	assert_int_equal(r.seen.status, -EREMOTEIO);
