@@ -258,6 +258,7 @@ struct ctl_net {
 	char tap[16]; /* name for people, "" without a descriptor */
 	uint8_t mac[6];
 	uint8_t has_mac, reserved;
+	struct machine_ip ip;
 };
 struct ctl_overrides {
 	char hostname[64];      /* empty: "TEMPLATE-NUMBER" */

@@ -10,7 +10,7 @@
  * the list is looked at from its start, and the memory goes when the outermost
  * function is done.
  */
-#include "core/agent.h"
+#include "core/agent_call.h"
 
 #include "core/vsock.h"
 
@@ -20,45 +20,20 @@
 
 #define RETRY_NS 5000000ULL
 
+/* msgpack-rpc: [1, id, error, result] */
+#define RPC_RESPONSE 1u
+
 /* An answer: the payload, and room for what is around it. */
 #define MAX_MESSAGE (AGENT_MAX_PAYLOAD + 64 * KIB)
-
-/* msgpack-rpc: [1, id, error, result] */
-#define RPC_REQUEST  0u
-#define RPC_RESPONSE 1u
 
 static const struct mp_limits limits = {
 	.max_depth = 8,
 	.max_elements = 4096,
 };
 
-struct call {
-	struct call *next;
-	uint32_t id;
-	bool sent;
-	uint64_t deadline; /* 0: none */
-	agent_done_fn *fn;
-	void *arg;
-	struct buf req; /* until sent */
-};
-
-struct agent {
-	struct machine *m;      /* borrowed */
-	struct vsock_stream *s; /* borrowed until closed(); NULL: none */
-	bool open;
-	bool refused; /* the last attempt ended so */
-	uint64_t retry_at;
-	uint32_t next_id;
-	struct call *calls; /* owned, oldest first */
-	struct buf in;
-	struct mp_walk walk;
-	unsigned busy; /* functions of ours below a callback */
-	bool dead;     /* destroyed in a callback */
-};
-
 /* ---- calls ---- */
 
-static void call_free(struct call *c)
+void agent_call_free(struct call *c)
 {
 	buf_free(&c->req);
 	free(c);
@@ -80,7 +55,7 @@ static void finish(struct agent *a, struct call *c, int status,
 	agent_done_fn *fn = c->fn;
 	void *arg = c->arg;
 
-	call_free(unlink_call(a, c));
+	agent_call_free(unlink_call(a, c));
 	fn(arg, status, result, e);
 }
 
@@ -145,6 +120,15 @@ static void remote_error(struct err *e, const msgpack_object *o)
 		text[0] ? text : "an error without text");
 }
 
+/* One that knows no interfaces would leave them out in silence. */
+static bool acknowledges(const struct call *c, const msgpack_object *result)
+{
+	const msgpack_object *o = mp_get(result, "addresses");
+
+	return !c->ips || (o && o->type == MSGPACK_OBJECT_POSITIVE_INTEGER &&
+				  o->via.u64 == c->ips);
+}
+
 /* One complete message. -EBADMSG when it cannot be an answer. */
 static int answer(struct agent *a, const msgpack_object *o)
 {
@@ -169,6 +153,11 @@ static int answer(struct agent *a, const msgpack_object *o)
 	if (f[2].type != MSGPACK_OBJECT_NIL) {
 		remote_error(&e, &f[2]);
 		finish(a, c, e.code, &f[2], &e);
+	} else if (!acknowledges(c, &f[3])) {
+		err_set(&e, -EOPNOTSUPP,
+			"the agent in the guest sets no IP addresses; that "
+			"needs a Linux guest with thaw-agent");
+		finish(a, c, e.code, NULL, &e);
 	} else {
 		finish(a, c, 0, &f[3], &e);
 	}
@@ -341,48 +330,13 @@ void agent_destroy(struct agent *a)
 		return;
 	hang_up(a);
 	while (a->calls)
-		call_free(unlink_call(a, a->calls));
+		agent_call_free(unlink_call(a, a->calls));
 	a->dead = true;
 	if (!a->busy)
 		agent_free(a);
 }
 
-static int pack_write(void *data, const char *p, size_t n)
-{
-	return buf_append(data, p, n);
-}
-
-/* A call with "[0, id, method, [" packed; the map of parameters is the
- * caller's. */
-static struct call *call_head(
-	struct agent *a, const char *method, msgpack_packer *pk)
-{
-	struct call *c = calloc(1, sizeof(*c));
-
-	if (!c)
-		return NULL;
-	c->id = a->next_id;
-	msgpack_packer_init(pk, &c->req, pack_write);
-	msgpack_pack_array(pk, 4);
-	msgpack_pack_uint32(pk, RPC_REQUEST);
-	msgpack_pack_uint32(pk, c->id);
-	mp_str(pk, method);
-	msgpack_pack_array(pk, 1);
-	return c;
-}
-
-/* The same with the map begun. */
-static struct call *call_new(struct agent *a, const char *method,
-	uint32_t nparams, msgpack_packer *pk)
-{
-	struct call *c = call_head(a, method, pk);
-
-	if (c)
-		msgpack_pack_map(pk, nparams);
-	return c;
-}
-
-static int call_start(struct agent *a, struct call *c, uint64_t timeout_ns,
+int agent_call_start(struct agent *a, struct call *c, uint64_t timeout_ns,
 	agent_done_fn *fn, void *arg)
 {
 	struct call **p = &a->calls;
@@ -394,7 +348,7 @@ static int call_start(struct agent *a, struct call *c, uint64_t timeout_ns,
 	if (a->open)
 		r = send_call(a, c);
 	if (r) {
-		call_free(c);
+		agent_call_free(c);
 		return r;
 	}
 	a->next_id++;
@@ -404,133 +358,6 @@ static int call_start(struct agent *a, struct call *c, uint64_t timeout_ns,
 	if (!a->s && !a->retry_at)
 		dial(a);
 	return 0;
-}
-
-int agent_ping(
-	struct agent *a, uint64_t timeout_ns, agent_done_fn *fn, void *arg)
-{
-	msgpack_packer pk;
-	struct call *c = call_new(a, "ping", 1, &pk);
-
-	if (!c)
-		return -ENOMEM;
-	mp_key_bool(&pk, "ready", true);
-	return call_start(a, c, timeout_ns, fn, arg);
-}
-
-/* Only Linux needs it by a message. */
-static bool knows_tsc(const struct agent *a)
-{
-	return !a->m->cfg.builtin && a->m->told.tsc_khz;
-}
-
-/* One or three parameters: the time, and the guest's TSC at that time. */
-static void pack_time(struct agent *a, msgpack_packer *pk, uint64_t wall)
-{
-	if (!knows_tsc(a)) {
-		mp_key_u64(pk, "wall_ns", wall);
-		return;
-	}
-	mp_key_u64(pk, "wall_ns", a->m->told.wall_ns);
-	mp_key_u64(pk, "tsc", a->m->told.tsc);
-	mp_key_u64(pk, "tsc_khz", a->m->told.tsc_khz);
-}
-
-static void pack_mac(msgpack_packer *pk, const char *key, const uint8_t mac[6])
-{
-	char text[18];
-
-	(void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x",
-		mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
-	mp_key_str(pk, key, text);
-}
-
-/* Interfaces that have another address than their driver has read. */
-static void pack_interfaces(struct agent *a, msgpack_packer *pk)
-{
-	static const uint8_t none[6];
-	const struct machine *m = a->m;
-	uint32_t n = 0;
-
-	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++)
-		n += memcmp(m->net_was[i], none, 6) != 0;
-	mp_str(pk, "interfaces");
-	msgpack_pack_array(pk, n);
-	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++) {
-		if (!memcmp(m->net_was[i], none, 6))
-			continue;
-		msgpack_pack_map(pk, 2);
-		pack_mac(pk, "match", m->net_was[i]);
-		pack_mac(pk, "mac", m->cfg.net[i].mac);
-	}
-}
-
-int agent_identity(struct agent *a, const struct identity *id,
-	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
-{
-	msgpack_packer pk;
-	struct call *c = call_new(a, "identity", knows_tsc(a) ? 7 : 5, &pk);
-
-	if (!c)
-		return -ENOMEM;
-	mp_str(&pk, "hostname");
-	mp_strn(&pk, id->hostname, strnlen(id->hostname, sizeof(id->hostname)));
-	mp_str(&pk, "machine_id");
-	mp_bin(&pk, id->machine_id, sizeof(id->machine_id));
-	mp_str(&pk, "seed");
-	mp_bin(&pk, id->seed, sizeof(id->seed));
-	pack_time(a, &pk, id->wall_ns);
-	pack_interfaces(a, &pk);
-	return call_start(a, c, timeout_ns, fn, arg);
-}
-
-int agent_invoke(struct agent *a, const void *payload, size_t len,
-	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
-{
-	msgpack_packer pk;
-	struct call *c;
-
-	if (len > AGENT_MAX_PAYLOAD)
-		return -EMSGSIZE;
-	c = call_new(a, "invoke", timeout_ns ? 2 : 1, &pk);
-	if (!c)
-		return -ENOMEM;
-	/* The guest should not work on what nobody waits for any more. */
-	if (timeout_ns)
-		mp_key_u64(&pk, "timeout_ms", timeout_ns / 1000000 + 1);
-	mp_str(&pk, "payload");
-	if (msgpack_pack_bin(&pk, len) || buf_append(&c->req, payload, len)) {
-		call_free(c);
-		return -ENOMEM;
-	}
-	return call_start(a, c, timeout_ns, fn, arg);
-}
-
-int agent_call(struct agent *a, const struct agent_request *q,
-	uint64_t timeout_ns, agent_done_fn *fn, void *arg)
-{
-	msgpack_packer pk;
-	struct call *c = call_head(a, q->method, &pk);
-
-	if (!c)
-		return -ENOMEM;
-	if (buf_append(&c->req, q->params, q->len)) {
-		call_free(c);
-		return -ENOMEM;
-	}
-	return call_start(a, c, timeout_ns, fn, arg);
-}
-
-int agent_set_clock(
-	struct agent *a, uint64_t timeout_ns, agent_done_fn *fn, void *arg)
-{
-	msgpack_packer pk;
-	struct call *c = call_new(a, "clock", knows_tsc(a) ? 3 : 1, &pk);
-
-	if (!c)
-		return -ENOMEM;
-	pack_time(a, &pk, wall_ns());
-	return call_start(a, c, timeout_ns, fn, arg);
 }
 
 uint64_t agent_deadline(const struct agent *a)

@@ -30,6 +30,7 @@ void agent_destroy(struct agent *a);
  * booting). */
 int agent_ping(struct agent *a, uint64_t timeout_ns, agent_done_fn *fn,
 	void *arg) MUST_USE;
+/* With the interfaces of m->net_was and m->net_ip. */
 int agent_identity(struct agent *a, const struct identity *id,
 	uint64_t timeout_ns, agent_done_fn *fn, void *arg) MUST_USE;
 int agent_invoke(struct agent *a, const void *payload, size_t len,

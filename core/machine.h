@@ -67,6 +67,12 @@ struct machine_net {
 };
 extern const struct st_desc machine_net_desc;
 
+/* IP addresses that an interface gets by the guest's agent. */
+struct machine_ip {
+	char ip[56];      /* "10.0.0.2/24", "fd00::2/64"; empty: as it is */
+	char gateway[48]; /* of the default route; empty: none */
+};
+
 /* What a machine is made of. Plain data: it travels in control messages and
  * stands, as a state table, in the snapshot ("config" section). */
 struct machine_config {
@@ -191,6 +197,8 @@ struct machine {
 	/* Addresses that the guest's driver has read, of interfaces that have
 	 * got others since: the agent is told. Zero: the same. */
 	uint8_t net_was[MACHINE_MAX_NETS][6];
+	/* The agent must set these, or its identity call fails. */
+	struct machine_ip net_ip[MACHINE_MAX_NETS];
 
 	/* What machine_set_time() saw: the guest's TSC at a moment of wall
 	 * time. A guest that is told both knows the time, however late it hears

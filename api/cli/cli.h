@@ -27,16 +27,15 @@ enum {
 };
 
 enum opt_type {
-	OPT_FLAG,    /* bool */
-	OPT_STR,     /* const char * */
-	OPT_U64,     /* uint64_t */
-	OPT_COUNT,   /* uint64_t, from 1: 0 says that it was not given */
-	OPT_SIZE,    /* uint64_t, "128M", not 0 */
-	OPT_MS,      /* uint64_t milliseconds, given in seconds: "1.5" */
-	OPT_LABEL,   /* struct opt_labels: "key=value", may be repeated */
-	OPT_LIST,    /* struct opt_labels: any text, may be repeated */
-	OPT_PICTURE, /* const char *: a .png or .svg file; "" when left out */
-	OPT_LATER    /* a planned option that this version refuses */
+	OPT_FLAG,   /* bool */
+	OPT_STR,    /* const char * */
+	OPT_U64,    /* uint64_t */
+	OPT_COUNT,  /* uint64_t, from 1: 0 says that it was not given */
+	OPT_SIZE,   /* uint64_t, "128M", not 0 */
+	OPT_MS,     /* uint64_t milliseconds, given in seconds: "1.5" */
+	OPT_LABEL,  /* struct opt_labels: "key=value", may be repeated */
+	OPT_LIST,   /* struct opt_labels: any text, may be repeated */
+	OPT_PICTURE /* const char *: a .png or .svg file; "" when left out */
 };
 
 #define OPT_MAX_LABELS 16
@@ -54,11 +53,6 @@ struct opt {
 	const char *help;
 };
 
-/* Rows for OPT_LATER: known by name, refused by name. */
-#define OPT_NOT_YET(opt_name)                                                  \
-	{                                                                      \
-		opt_name, 0, OPT_LATER, NULL, 0, NULL                          \
-	}
 #define OPT_END                                                                \
 	{                                                                      \
 		NULL, 0, 0, NULL, 0, NULL                                      \
@@ -179,7 +173,7 @@ int devices_build(struct cli *c, const struct config_opts *o, json_t *cfg);
 
 /* Other files, taps and addresses of a clone or a restored machine. */
 struct device_opts {
-	struct opt_labels disks, taps, macs;
+	struct opt_labels disks, taps, macs, ips;
 };
 /* clang-format off */
 #define DEVICE_OPTS(T, m) \
@@ -188,9 +182,12 @@ struct device_opts {
 	{"tap", 0, OPT_LABEL, "ID=NAME", offsetof(T, m.taps), \
 		"the tap of a network interface, may be repeated"}, \
 	{"mac", 0, OPT_LABEL, "ID=ADDRESS", offsetof(T, m.macs), \
-		"another address of an interface, may be repeated"}
+		"another address of an interface, may be repeated"}, \
+	{"ip", 0, OPT_LABEL, "ID=ADDRESS/PREFIX[,GATEWAY]", offsetof(T, m.ips), \
+		"the IP address of an interface; needs thaw-agent"}
 /* clang-format on */
-/* How many keys devices_pack() makes, and those: "disks", "taps", "macs". */
+/* How many keys devices_pack() makes, and those: "disks", "taps", "macs",
+ * "ips". */
 uint32_t devices_count(const struct device_opts *o);
 int devices_pack(struct cli *c, msgpack_packer *p, const struct device_opts *o);
 /* Pack key "ready" from the text of --ready. */

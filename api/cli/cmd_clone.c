@@ -24,7 +24,6 @@ static const struct opt clone_opts[] = {
 	{"timeout", 0, OPT_MS, "SECONDS", AT(timeout_ms),
 		"until the guest acknowledged (default 10)"},
 	DEVICE_OPTS(struct clone_values, dev),
-	OPT_NOT_YET("ip"),
 	OPT_END,
 };
 
@@ -102,7 +101,8 @@ static int run_clone(struct cli *c, void *values)
 			"--pooled and --fresh exclude each other");
 	if ((v->name || v->vsock || devices_count(&v->dev)) && v->count > 1)
 		return cli_fail(c, EXIT_USAGE,
-			"--name, --vsock, --disk, --tap and --mac are for one "
+			"--name, --vsock, --disk, --tap, --mac and --ip are "
+			"for one "
 			"clone, not for %llu",
 			(unsigned long long)v->count);
 	rc = pack_clone(c, v);

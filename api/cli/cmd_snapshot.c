@@ -151,7 +151,6 @@ static const struct opt restore_opts[] = {
 		"load all memory before it starts (the default)"},
 	LAZY_OPTS(struct restore_values, lazy),
 	DEVICE_OPTS(struct restore_values, dev),
-	OPT_NOT_YET("ip"),
 	OPT_END,
 };
 

@@ -215,7 +215,7 @@ int devices_build(struct cli *c, const struct config_opts *o, json_t *cfg)
 uint32_t devices_count(const struct device_opts *o)
 {
 	return (uint32_t)((o->disks.n != 0) + (o->taps.n != 0) +
-			  (o->macs.n != 0));
+			  (o->macs.n != 0) + (o->ips.n != 0));
 }
 
 static int pack_map(struct cli *c, msgpack_packer *p, const char *key,
@@ -245,5 +245,7 @@ int devices_pack(struct cli *c, msgpack_packer *p, const struct device_opts *o)
 
 	if (!rc)
 		rc = pack_map(c, p, "taps", &o->taps, false);
-	return rc ? rc : pack_map(c, p, "macs", &o->macs, false);
+	if (!rc)
+		rc = pack_map(c, p, "macs", &o->macs, false);
+	return rc ? rc : pack_map(c, p, "ips", &o->ips, false);
 }

@@ -121,7 +121,6 @@ static int opt_store(const struct opt *o, void *at, const char *value)
 	case OPT_PICTURE:
 		*(const char **)at = value;
 		return !*value || is_picture(value) ? 0 : -EINVAL;
-	case OPT_LATER:
 	default:
 		return -EINVAL;
 	}
@@ -149,10 +148,6 @@ static int opt_take(struct parse *p, const char *name, size_t n)
 		return cli_fail(p->c, EXIT_USAGE,
 			"unknown option %s%.*s; see thaw %s --help", dash, len,
 			name, p->c->cmd->name);
-	if (o->type == OPT_LATER)
-		return cli_fail(p->c, EXIT_FAILED,
-			"--%s is not supported by this version of thaw",
-			o->name);
 	if (o->type == OPT_FLAG && value)
 		return cli_fail(p->c, EXIT_USAGE,
 			"%s%.*s takes no value; leave out \"=%s\"", dash, len,
@@ -256,8 +251,6 @@ static void help_row(const struct opt *o, FILE *f)
 	char left[64];
 	int n;
 
-	if (o->type == OPT_LATER)
-		return;
 	n = snprintf(left, sizeof(left), "  %c%c%s--%s%s%s",
 		o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
 		o->letter ? ", " : "  ", o->name, o->arg ? " " : "",

@@ -267,20 +267,23 @@ static int check_ids(const struct clone_op *op, uint32_t i, struct err *e)
 				"overrides: template \"%s\" has no network "
 				"interface \"%s\"",
 				op->t->name, f->net[k].id);
+		if (f->net[k].ip.ip[0] && op->t->cfg.builtin)
+			return err_set(e, -EOPNOTSUPP,
+				"overrides.ips: the agent of the built-in "
+				"guest sets no addresses");
 	}
 	return 0;
 }
 
-static bool same_mac(const struct devfiles *a, const struct devfiles *b)
+static const char *clash(const struct devfiles *a, const struct devfiles *b)
 {
-	for (unsigned i = 0; i < a->nnets; i++) {
-		for (unsigned k = 0; k < b->nnets; k++) {
-			if (a->net[i].has_mac && b->net[k].has_mac &&
-				!memcmp(a->net[i].mac, b->net[k].mac, 6))
-				return true;
-		}
+	const char *what = NULL;
+
+	for (unsigned i = 0; i < a->nnets && !what; i++) {
+		for (unsigned k = 0; k < b->nnets && !what; k++)
+			what = devfiles_net_clash(&a->net[i], &b->net[k]);
 	}
-	return false;
+	return what;
 }
 
 /* Between the clones of one request. */
@@ -288,17 +291,19 @@ static int check_twins(const struct clone_op *op, struct err *e)
 {
 	for (uint32_t i = 0; i < op->count; i++) {
 		for (uint32_t k = 0; k < i; k++) {
+			const char *what = clash(&op->files[i], &op->files[k]);
+
 			if (op->overrides[i].cid &&
 				op->overrides[i].cid == op->overrides[k].cid)
 				return err_set(e, -EINVAL,
 					"overrides: clones %u and %u get the "
 					"cid %u",
 					k, i, op->overrides[i].cid);
-			if (same_mac(&op->files[i], &op->files[k]))
+			if (what)
 				return err_set(e, -EINVAL,
 					"overrides: clones %u and %u get the "
-					"same mac",
-					k, i);
+					"same %s",
+					k, i, what);
 		}
 	}
 	return 0;
@@ -307,7 +312,7 @@ static int check_twins(const struct clone_op *op, struct err *e)
 static int parse_override(
 	struct clone_op *op, uint32_t i, const msgpack_object *o, struct err *e)
 {
-	const msgpack_object *disks = NULL, *taps = NULL, *macs = NULL;
+	struct devfiles_maps maps = {0};
 	uint64_t cid = 0;
 	int r = 0;
 
@@ -330,11 +335,13 @@ static int parse_override(
 			r = param_path(
 				&kv->val, "overrides.vsock", &op->vsock[i], e);
 		else if (mp_str_eq(&kv->key, "disks"))
-			disks = &kv->val;
+			maps.disks = &kv->val;
 		else if (mp_str_eq(&kv->key, "taps"))
-			taps = &kv->val;
+			maps.taps = &kv->val;
 		else if (mp_str_eq(&kv->key, "macs"))
-			macs = &kv->val;
+			maps.macs = &kv->val;
+		else if (mp_str_eq(&kv->key, "ips"))
+			maps.ips = &kv->val;
 		else
 			r = err_set(e, -EINVAL,
 				"overrides: unknown key \"%.*s\"",
@@ -345,8 +352,7 @@ static int parse_override(
 	}
 	op->overrides[i].cid = (uint32_t)cid;
 	if (!r)
-		r = devfiles_overrides(
-			op->r, disks, taps, macs, &op->files[i], e);
+		r = devfiles_overrides(op->r, &maps, &op->files[i], e);
 	return r ? r : check_ids(op, i, e);
 }
 

@@ -347,7 +347,8 @@ static int from_snapshot(
 {
 	struct parents *parents;
 	char path[4096];
-	int r = devfiles_overrides(c->r, a->disks, NULL, NULL, &c->t->files, e);
+	const struct devfiles_maps maps = {.disks = a->disks};
+	int r = devfiles_overrides(c->r, &maps, &c->t->files, e);
 
 	if (r)
 		return r;
@@ -425,8 +426,9 @@ static int from_machine(struct creation *c, const struct args *a, struct err *e)
 	int r = machine_get(c->d, a->machine, &m, e);
 
 	if (!r)
-		r = devfiles_overrides(
-			c->r, a->disks, NULL, NULL, &c->t->files, e);
+		r = devfiles_overrides(c->r,
+			&(struct devfiles_maps){.disks = a->disks},
+			&c->t->files, e);
 	if (r)
 		return r;
 	if (m->state != ENTRY_RUNNING && m->state != ENTRY_PAUSED)

@@ -3,6 +3,7 @@
 #include "api/daemon/peerfile.h"
 #include "api/daemon/tap.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -236,31 +237,107 @@ static int override_mac(struct request *r, const char *id,
 	return config_parse_mac(v, "macs", n->mac, e);
 }
 
-static int check_macs(const struct devfiles *f, struct err *e)
+static bool is_address(int family, const char *s, size_t n)
+{
+	struct in6_addr a;
+	char text[INET6_ADDRSTRLEN];
+
+	if (!n || n >= sizeof(text))
+		return false;
+	memcpy(text, s, n);
+	text[n] = 0;
+	return inet_pton(family, text, &a) == 1;
+}
+
+/* "ADDRESS/PREFIX" or "ADDRESS/PREFIX,GATEWAY", all of one family */
+static bool parse_ip(const char *s, struct machine_ip *out)
+{
+	int family = strchr(s, ':') ? AF_INET6 : AF_INET;
+	const char *slash = strchr(s, '/'), *comma = strchr(s, ',');
+	size_t n = comma ? (size_t)(comma - s) : strlen(s);
+	unsigned long prefix;
+	char *end;
+
+	if (!slash || !is_address(family, s, (size_t)(slash - s)) ||
+		slash[1] < '0' || slash[1] > '9' || n >= sizeof(out->ip))
+		return false;
+	prefix = strtoul(slash + 1, &end, 10);
+	if (end != s + n || !prefix || prefix > (family == AF_INET ? 32 : 128))
+		return false;
+	memcpy(out->ip, s, n);
+	if (!comma)
+		return true;
+	if (!is_address(family, comma + 1, strlen(comma + 1)))
+		return false;
+	memcpy(out->gateway, comma + 1, strlen(comma + 1));
+	return true;
+}
+
+static int override_ip(struct request *r, const char *id,
+	const msgpack_object *v, struct devfiles *f, struct err *e)
+{
+	char text[sizeof(struct machine_ip)];
+	struct text t = {0};
+	struct ctl_net *n;
+	unsigned i;
+	int rc = param_text(v, "ips", sizeof(text) - 1, &t, e);
+
+	(void)r;
+	if (rc)
+		return rc;
+	n = net_of(f, id, &i, e);
+	if (!n)
+		return e->code;
+	if (n->ip.ip[0])
+		return err_set(e, -EINVAL, "ip of \"%s\": is given twice", id);
+	(void)snprintf(text, sizeof(text), "%.*s", (int)t.n, t.p);
+	if (parse_ip(text, &n->ip))
+		return 0;
+	return err_set(e, -EINVAL,
+		"ips: \"%s\" is no ADDRESS/PREFIX or ADDRESS/PREFIX,GATEWAY",
+		text);
+}
+
+/* No two interfaces share an address. */
+static int check_nets(const struct devfiles *f, struct err *e)
 {
 	for (unsigned i = 0; i < f->nnets; i++) {
 		for (unsigned k = 0; k < i; k++) {
-			if (f->net[i].has_mac && f->net[k].has_mac &&
-				!memcmp(f->net[i].mac, f->net[k].mac, 6))
+			const char *what =
+				devfiles_net_clash(&f->net[i], &f->net[k]);
+
+			if (what)
 				return err_set(e, -EINVAL,
-					"macs: \"%s\" and \"%s\" get the same",
-					f->net[k].id, f->net[i].id);
+					"%ss: \"%s\" and \"%s\" get the same",
+					what, f->net[k].id, f->net[i].id);
 		}
 	}
 	return 0;
 }
 
-int devfiles_overrides(struct request *r, const msgpack_object *disks,
-	const msgpack_object *taps, const msgpack_object *macs,
+const char *devfiles_net_clash(const struct ctl_net *a, const struct ctl_net *b)
+{
+	size_t n = strcspn(a->ip.ip, "/");
+
+	if (a->has_mac && b->has_mac && !memcmp(a->mac, b->mac, 6))
+		return "mac";
+	if (n && n == strcspn(b->ip.ip, "/") && !memcmp(a->ip.ip, b->ip.ip, n))
+		return "ip";
+	return NULL;
+}
+
+int devfiles_overrides(struct request *r, const struct devfiles_maps *maps,
 	struct devfiles *f, struct err *e)
 {
-	int rc = each(r, disks, "disks", override_disk, f, e);
+	int rc = each(r, maps->disks, "disks", override_disk, f, e);
 
 	if (!rc)
-		rc = each(r, taps, "taps", override_tap, f, e);
+		rc = each(r, maps->taps, "taps", override_tap, f, e);
 	if (!rc)
-		rc = each(r, macs, "macs", override_mac, f, e);
-	return rc ? rc : check_macs(f, e);
+		rc = each(r, maps->macs, "macs", override_mac, f, e);
+	if (!rc)
+		rc = each(r, maps->ips, "ips", override_ip, f, e);
+	return rc ? rc : check_nets(f, e);
 }
 
 /* ---- clones ---- */

@@ -39,10 +39,16 @@ void devfiles_close(struct devfiles *f);
  * the file ID.overlay in that directory. */
 int devfiles_of_config(struct daemon *d, struct request *r, struct config *c,
 	int dir, struct devfiles *f, struct err *e) MUST_USE;
-/* The maps of overrides: {id: file}, {id: tap}, {id: mac}; any may be NULL. */
-int devfiles_overrides(struct request *r, const msgpack_object *disks,
-	const msgpack_object *taps, const msgpack_object *macs,
+/* The maps of overrides; any may be NULL. */
+struct devfiles_maps {
+	const msgpack_object *disks; /* {id: file} */
+	const msgpack_object *taps, *macs, *ips;
+};
+int devfiles_overrides(struct request *r, const struct devfiles_maps *maps,
 	struct devfiles *f, struct err *e) MUST_USE;
+/* "mac" or "ip" when both are given the same, else NULL. */
+const char *devfiles_net_clash(
+	const struct ctl_net *a, const struct ctl_net *b);
 /* A fresh overlay for each writable disk of a template, for one clone. */
 int devfiles_clone_overlays(struct daemon *d, const struct machine_config *cfg,
 	struct devfiles *f, struct err *e) MUST_USE;

@@ -78,8 +78,10 @@ static int open_files(struct request *r, struct args *a, struct config *cfg,
 			return s->initrd;
 	}
 	rc = s->cfg ? devfiles_of_config(d, r, cfg, -1, s->files, e)
-		    : devfiles_overrides(
-			      r, a->disks, a->taps, a->macs, s->files, e);
+		    : devfiles_overrides(r,
+			      &(struct devfiles_maps){
+				      a->disks, a->taps, a->macs, a->ips},
+			      s->files, e);
 	if (rc)
 		return rc;
 	if (!a->vsock.path.p && a->vsock.fd < 0)
@@ -155,9 +157,9 @@ int machine_create_method(
 	if (snapshot && a->config)
 		return err_set(
 			e, -EINVAL, "config and snapshot: give one of them");
-	if (!snapshot && (a->disks || a->taps || a->macs))
+	if (!snapshot && (a->disks || a->taps || a->macs || a->ips))
 		return err_set(e, -EINVAL,
-			"disks, taps and macs: are for a snapshot; a "
+			"disks, taps, macs and ips: are for a snapshot; a "
 			"configuration has devices");
 	rc = config_parse(a->config, &cfg, e);
 	if (!rc)

@@ -58,6 +58,10 @@ static const struct param machine_create_params[] = {
 			"name or descriptor}`; without one the link is down"},
 	{"macs", PARAM_OBJECT, false, AT(macs),
 		.help = "with `snapshot`: other addresses, `{ID: address}`"},
+	{"ips", PARAM_OBJECT, false, AT(ips),
+		.help = "with `snapshot`: IP addresses that the agent sets, "
+			"`{ID: \"ADDRESS/PREFIX\"}`, or "
+			"`\"ADDRESS/PREFIX,GATEWAY\"`"},
 	{"lazy", PARAM_BOOL, false, AT(lazy),
 		.help = "bring memory in when it is touched (lazy.md)"},
 	{"fill", PARAM_CHOICE, false, AT(fill), .choices = fills,
@@ -203,8 +207,9 @@ static const struct param clone_params[] = {
 			"kind"},
 	{"overrides", PARAM_OBJECT, false, AT(overrides),
 		.help = "map, or one map per clone, of `name`, `hostname`, "
-			"`cid`, `vsock`; only `name` leaves pooled clones "
-			"usable"},
+			"`cid`, `vsock`, and as for machine.create `disks`, "
+			"`taps`, `macs`, `ips`; only `name` leaves pooled "
+			"clones usable"},
 	{"stream", PARAM_BOOL, false, AT(stream),
 		.help = "also send a notification `clone` `{req, index, id, "
 			"us}` per clone as it is ready"},

@@ -44,6 +44,12 @@ static int attach_net(struct machine *m, struct ctl_packet *p,
 		memcpy(m->cfg.net[k].tap, n->tap, sizeof(n->tap));
 	if (n->has_mac)
 		net_set_mac(m, (unsigned)k, n->mac);
+	if (n->ip.ip[0] && (!m->vsock || m->cfg.builtin))
+		return err_set(e, -EOPNOTSUPP,
+			"interface \"%s\": an address needs a Linux guest with "
+			"thaw-agent and a vsock",
+			n->id);
+	m->net_ip[k] = n->ip;
 	return 0;
 }
 

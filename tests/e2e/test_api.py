@@ -71,6 +71,10 @@ def test_commands_and_files(d):
             c.fails("invalid", "machine.exec", dict(bad, id=machine))
         c.fails("invalid", "machine.put", {"id": machine, "path": "/f", "data": b"", "mode": 0o10000})
         c.fails("invalid", "machine.get", {"id": machine, "path": "/f", "length": (4 << 20) + 1})
+        template(d, "wired", config={"memory": "64M", "devices": [{"type": "vsock"}, {"type": "net"}]})
+        said = c.fails("unsupported", "clone", {"template": "wired", "overrides": {"ips": {"net0": "10.0.0.2/24"}}})
+        assert "address" in said, said
+        c.call("template.remove", {"name": "wired"})
         assert c.call("machine.invoke", {"id": machine, "payload": b"echo on"})["payload"] == b"on"
         c.call("machine.stop", {"id": machine})
 

@@ -1,8 +1,12 @@
 #!/usr/bin/python3
 # timeout: 600
-"""What the API does with a Linux guest: commands and files."""
+"""What the API does with a Linux guest: commands, files, and clones with
+overrides of every kind."""
 
 import os
+import re
+import subprocess
+import time
 
 import linuxtest
 
@@ -61,6 +65,123 @@ def files(c, g, big):
     c.fails("not_found", "machine.get", {"id": g.id, "path": "/root/none"})
     c.fails("invalid", "machine.get", {"id": g.id, "path": "root"})
     c.fails("invalid", "machine.put", {"id": g.id, "path": "/root", "data": b""})
+
+
+def host(line):
+    return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+
+
+def reaches(g, address, seconds=20):
+    end = time.monotonic() + seconds
+    while " 0% packet loss" not in g.sh("ping -c 2 -W 1 %s || true" % address):
+        assert time.monotonic() < end, "no answer from %s: %s" % (address, g.sh("ip addr; ip route; ip neigh"))
+
+
+def make_template(c, d, image):
+    """Of a machine with an address and routes of its own."""
+    net = [{"type": "net", "id": "net0", "mac": "02:00:00:00:09:02"}]
+    g = linuxtest.start(c, "origin", linuxtest.guest_config(KERNEL, devices=net + [{"type": "block", "id": "data", "path": image}]))
+    g.sh("ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.9.0.1; ip -6 addr add fd00:8::2/64 dev eth0")
+    g.sh("head -c 512 /dev/vda")
+    c.call("template.create", {"name": "over", "machine": g.id, "disks": {"data": image}})
+    return g
+
+
+def test_overrides(d):
+    if os.geteuid():
+        raise linuxtest.Skip("taps need root")
+    images = [os.path.join(d.dir, "image%d" % i) for i in range(3)]
+    for i, path in enumerate(images):
+        with open(path, "wb") as f:
+            f.write(b"image %d\n" % i + bytes((1 << 20) - 8))
+    over = [
+        {
+            "name": "one", "hostname": "host-1", "cid": 5001, "macs": {"net0": "02:00:00:00:09:11"}, "taps": {"net0": "thaw-t1"},
+            "ips": {"net0": "10.9.1.2/24,10.9.1.1"}, "disks": {"data": images[1]},
+        },
+        {
+            "name": "two", "hostname": "host-2", "cid": 5002, "taps": {"net0": "thaw-t2"},
+            "ips": {"net0": "fd00:9::2/64,fd00:9::1"}, "disks": {"data": images[2]},
+        },
+    ]
+    for i in (1, 2):
+        host("ip tuntap add thaw-t%d mode tap && ip addr add 10.9.%d.1/24 dev thaw-t%d && ip link set thaw-t%d up" % (i, i, i, i))
+    try:
+        with d.client(timeout=300) as c:
+            origin = make_template(c, d, images[0])
+            made = c.call("clone", {"template": "over", "count": 2, "overrides": over})
+            assert not made["errors"], made
+            one, two = [linuxtest.Guest(c, x["id"]) for x in made["clones"]]
+            check_one(one)
+            check_two(two)
+            for i, g in enumerate((one, two), 1):
+                assert g.sh("hostname").strip() == "host-%d" % i
+                assert c.call("machine.show", {"id": g.id})["name"] == ("one", "two")[i - 1]
+                # Each has its own image, and writes to neither.
+                assert g.sh("head -n 1 /dev/vda") == "image %d\n" % i
+                g.sh("echo changed > /dev/vda; sync")
+                with open(images[i], "rb") as f:
+                    assert f.read(8) == b"image %d\n" % i
+                g.healthy()
+            assert origin.sh("ip addr show eth0").count("10.9.0.2/24") == 1
+            check_restore(c, d, origin, images[0])
+            refusals(c, origin, images)
+            origin.stop()
+    finally:
+        for i in (1, 2):
+            host("ip link del thaw-t%d" % i)
+
+
+def check_one(g):
+    text = g.sh("ip addr show eth0")
+    assert "02:00:00:00:09:11" in text and "inet 10.9.1.2/24" in text, text
+    assert "10.9.0.2" not in text and "brd 10.9.1.255" in text, text
+    routes = g.sh("ip route").splitlines()
+    assert [r.split()[:3] for r in routes if "default" in r] == [["default", "via", "10.9.1.1"]], routes
+    assert not [r for r in routes if "10.9.0." in r], routes
+    reaches(g, "10.9.1.1")
+    assert "02:00:00:00:09:11" in host("ip neigh show 10.9.1.2")
+
+
+def check_two(g):
+    text = g.sh("ip addr show eth0")
+    mac = re.search("link/ether (\\S+)", text)[1]
+    assert mac not in ("02:00:00:00:09:02", "02:00:00:00:09:11") and "inet6 fd00:9::2/64" in text, text
+    assert "fd00:8::2" not in text and "10.9.0.2/24" in text, text
+    routes = g.sh("ip -6 route")
+    assert "default via fd00:9::1" in routes, routes
+
+
+def check_restore(c, d, origin, image):
+    path = os.path.join(d.dir, "over.thaw")
+    c.call("machine.snapshot", {"id": origin.id, "path": path})
+    p = {"snapshot": path, "ready": "agent", "timeout_ms": 60000, "disks": {"data": image}, "ips": {"net0": "10.9.7.7/16"}}
+    g = linuxtest.Guest(c, c.call("machine.create", p)["id"])
+    text = g.sh("ip addr show eth0")
+    assert "inet 10.9.7.7/16" in text and "10.9.0.2" not in text and "02:00:00:00:09:02" in text, text
+    g.stop()
+
+
+def refusals(c, origin, images):
+    def no(code, said, *overrides):
+        text = c.fails(code, "clone", {"template": "over", "count": len(overrides), "overrides": list(overrides)})
+        assert said in text, text
+
+    for bad in ("10.9.1.2", "10.9.1.2/33", "10.9.1.2/", "10.9.1/24", "fd00::1/129", "10.9.1.2/24,", "10.9.1.2/24,fd00::1", "x/24", "10.9.1.2/0"):
+        no("invalid", "ips", {"ips": {"net0": bad}})
+    no("invalid", "no network interface", {"ips": {"net7": "10.9.1.2/24"}})
+    no("invalid", "same ip", {"ips": {"net0": "10.9.1.2/24"}}, {"ips": {"net0": "10.9.1.2/16"}})
+    no("invalid", "same mac", {"macs": {"net0": "02:00:00:00:00:01"}}, {"macs": {"net0": "02:00:00:00:00:01"}})
+    no("invalid", "no disk", {"disks": {"disk9": images[1]}})
+    no(("not_found", "invalid"), "thaw-none", {"taps": {"net0": "thaw-none"}})
+    no("busy", "thaw-t1", {"taps": {"net0": "thaw-t1"}})
+    # A gateway that cannot be reached, and a guest without the driver: the clone is not handed over.
+    no("internal", "gateway", {"ips": {"net0": "10.9.1.2/24,10.77.0.1"}})
+    c.call("template.remove", {"name": "over", "force": True})  # and the clones
+    origin.sh("echo $(basename $(readlink /sys/class/net/eth0/device)) > /sys/bus/virtio/drivers/virtio_net/unbind")
+    c.call("template.create", {"name": "over", "machine": origin.id, "disks": {"data": images[0]}})
+    no("internal", "no network interface", {"ips": {"net0": "10.9.1.2/24"}})
+    c.call("template.remove", {"name": "over", "force": True})
 
 
 if __name__ == "__main__":

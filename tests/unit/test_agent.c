@@ -56,6 +56,35 @@ static void identity_on_the_wire(void **state)
 	rig_fini(&r);
 }
 
+/* An address is set only when the agent says so. */
+static void address_must_be_acknowledged(void **state)
+{
+	static const uint8_t silent[] = {0x94, 1, 1, 0xc0, 0x80};
+	static const uint8_t none[] = {0x94, 1, 2, 0xc0, 0x81, 0xa9, 'a', 'd',
+		'd', 'r', 'e', 's', 's', 'e', 's', 0};
+	static const uint8_t one[] = {0x94, 1, 3, 0xc0, 0x81, 0xa9, 'a', 'd',
+		'd', 'r', 'e', 's', 's', 'e', 's', 1};
+	struct identity id = {.hostname = "clone-1"};
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	rig_open(&r);
+	memcpy(r.g.m.net_ip[0].ip, "10.0.0.2/24", 12);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+			agent_identity(r.a, &id, RIG_SECOND, rig_done, &r.seen),
+			0);
+	rig_answer(&r, silent, sizeof(silent));
+	assert_int_equal(r.seen.status, -EOPNOTSUPP);
+	rig_answer(&r, none, sizeof(none));
+	assert_int_equal(r.seen.status, -EOPNOTSUPP);
+	rig_answer(&r, one, sizeof(one));
+	assert_int_equal(r.seen.status, 0);
+	assert_int_equal(r.seen.calls, 3);
+	rig_fini(&r);
+}
+
 /* The guest is told of addresses that changed, and of its TSC. */
 static void identity_of_a_clone(void **state)
 {
@@ -427,6 +456,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(identity_on_the_wire),
 		cmocka_unit_test(identity_of_a_clone),
+		cmocka_unit_test(address_must_be_acknowledged),
 		cmocka_unit_test(clock_on_the_wire),
 		cmocka_unit_test(call_before_the_driver),
 		cmocka_unit_test(answers_in_any_order_and_pieces),

@@ -36,7 +36,6 @@ static const struct opt opts[] = {
 	{"size", 0, OPT_SIZE, "SIZE", AT(size), "a size"},
 	{"timeout", 0, OPT_MS, "SECONDS", AT(ms), "a time"},
 	{"label", 0, OPT_LABEL, "KEY=VALUE", AT(labels), "a label"},
-	OPT_NOT_YET("zstd"),
 	OPT_END,
 };
 
@@ -122,18 +121,6 @@ static void test_usage_errors(void **state)
 }
 
 /* Planned options are named, never taken and ignored. */
-static void test_later(void **state)
-{
-	struct values v;
-	struct cli c;
-	bool help;
-
-	(void)state;
-	assert_int_equal(parse(&c, &v, &help, "a --zstd 3"), EXIT_FAILED);
-	assert_non_null(strstr(message, "not supported by this version"));
-	assert_int_equal(parse(&c, &v, &help, "a --zstd=3"), EXIT_FAILED);
-}
-
 static void test_help(void **state)
 {
 	struct values v;
@@ -156,7 +143,6 @@ static void test_help(void **state)
 	assert_non_null(strstr(text, "-n, --count N"));
 	assert_non_null(strstr(text, "--json"));
 	assert_non_null(strstr(text, "--socket PATH"));
-	assert_null(strstr(text, "zstd"));
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		assert_true(strlen(line) <= 80);
 	free(text);
@@ -168,7 +154,6 @@ int main(void)
 		cmocka_unit_test(test_values),
 		cmocka_unit_test(test_common),
 		cmocka_unit_test(test_usage_errors),
-		cmocka_unit_test(test_later),
 		cmocka_unit_test(test_help),
 	};
 

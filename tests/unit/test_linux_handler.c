@@ -286,6 +286,7 @@ static void identity_is_applied(void **state)
 	identity(&r, "clone-1", 0x5a);
 	o = tr_result(&r);
 	assert_string_equal(tr_text(o, "hostname"), "clone-1");
+	assert_int_equal(mp_get(o, "addresses")->via.u64, 1);
 	assert_string_equal(ta_fake.name, "clone-1");
 	assert_memory_equal(ta_fake.seed, seed, sizeof(seed));
 	assert_int_equal(ta_fake.wall, 1234567890123456789);

@@ -167,6 +167,7 @@ struct ta {
 	struct ta_exec exec[TA_EXECS];
 	struct ta_handler h;
 	char hostname[65];
+	unsigned addresses; /* IP addresses that the last identity set */
 	char machine_id[33], boot_id[37]; /* as text; empty: none given */
 };
 

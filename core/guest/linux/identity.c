@@ -227,6 +227,7 @@ static int set_netifs(struct ta *t, const msgpack_object *params, struct err *e)
 	struct ta_netif n;
 	int r = 0;
 
+	t->addresses = 0;
 	if (!o)
 		return 0;
 	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > MAX_NETIFS)
@@ -237,6 +238,7 @@ static int set_netifs(struct ta *t, const msgpack_object *params, struct err *e)
 		r = get_netif(&o->via.array.ptr[i], &n, e);
 		if (!r)
 			r = t->sys->netif(&n, e);
+		t->addresses += n.ip[0] != 0;
 	}
 	return r;
 }
@@ -317,11 +319,12 @@ void ta_identity_done(struct ta *t, const struct ta_req *q)
 {
 	msgpack_packer pk;
 
-	if (!ta_result(t, q, 3, &pk))
+	if (!ta_result(t, q, 4, &pk))
 		return;
 	mp_key_str(&pk, "hostname", t->hostname);
 	mp_key_str(&pk, "machine_id", t->machine_id);
 	mp_key_str(&pk, "boot_id", t->boot_id);
+	mp_key_u64(&pk, "addresses", t->addresses);
 	ta_result_end(t, q);
 }
 

@@ -225,9 +225,16 @@ int ta_netif_set(const struct ta_netif *n, struct err *e)
 	if (s < 0)
 		return err_sys(e, -errno, "socket");
 	memcpy(name, n->name, sizeof(name));
-	/* A guest without a driver for it has no such interface to change. */
-	if (n->has_match && by_mac(n->match, name))
-		return 0;
+	if (n->has_match && by_mac(n->match, name) &&
+		!(n->has_mac && !by_mac(n->mac, name))) {
+		/* A guest without a driver for it has nothing to change. */
+		if (!n->ip[0])
+			return 0;
+		return err_set(e, -ENODEV,
+			"the guest has no network interface for the address "
+			"%s",
+			n->ip);
+	}
 	if (!if_nametoindex(name))
 		return err_set(e, -ENODEV,
 			"the guest has no network interface \"%s\"", name);
