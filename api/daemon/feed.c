@@ -145,6 +145,7 @@ static void set_up(
 	f->fn = NULL;
 	if (p) {
 		f->state = FEED_RUNNING;
+		parents_close(f->p.parents);
 		deadline_set(&d->deadlines, &f->fill_at,
 			now_ns() + FILL_AFTER_NS, fill);
 		/* Its machine may have been faster. */

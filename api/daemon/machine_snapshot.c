@@ -108,12 +108,20 @@ static char *base_path(struct daemon *d, const struct snapshot_op *op)
 						  : NULL;
 }
 
-static char *hint(struct daemon *d, void *arg)
+static char *hint(struct daemon *d, void *arg, struct parents **parents)
 {
 	const struct snapshot_op *op = arg;
+	const struct machine_entry *m = op->w->m;
+	bool template = op->split.against == CTL_AGAINST_TEMPLATE;
+	const char *path = op->path[0] ? op->path : NULL;
 	AUTO_FREE char *base = op->diff ? base_path(d, op) : NULL;
 
-	return parents_hint(base, op->path[0] ? op->path : NULL);
+	/* Without them it is a diff that shares nothing. */
+	if (op->diff && m)
+		*parents = parents_of_diff(&op->peer, path,
+			template ? NULL : m->p.parents,
+			template && m->t ? m->t->snap_fd : -1);
+	return parents_hint(base, path);
 }
 
 /* The machine's next diff builds on this file. */

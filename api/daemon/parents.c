@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Questions of one process: a file of the longest chain in each place. */
+#define MAX_QUESTIONS (SNAP_MAX_CHAIN * NPLACES_)
+
 /* Where a parent is looked for, in this order. */
 enum place {
 	PLACE_HINT,     /* the path in the diff, relative to the diff's */
@@ -59,15 +62,47 @@ void parents_push(struct parents *p, const char *path, int fd, bool diff)
 	add_file(p, fd);
 }
 
+struct parents *parents_of_diff(const struct ucred *peer, const char *path,
+	const struct parents *on, int fd)
+{
+	struct parents *p = parents_create(peer, path, fd);
+
+	if (!p)
+		return NULL;
+	p->known = true;
+	if (fd < 0 && on) {
+		p->n = on->n;
+		memcpy(p->file, on->file, on->n * sizeof(on->file[0]));
+	}
+	return p;
+}
+
+void parents_close(struct parents *p)
+{
+	if (p)
+		p->closed = true;
+}
+
+static bool has_file(const struct parents *p, const struct stat *st)
+{
+	for (unsigned i = 0; p && i < p->n; i++) {
+		if (p->file[i].dev == st->st_dev &&
+			p->file[i].ino == st->st_ino)
+			return true;
+	}
+	return false;
+}
+
 /* ---- finding ---- */
 
 /* Does it begin like a snapshot? Nothing else is handed to a process. */
-static bool looks_right(int fd)
+static bool looks_right(const struct parents *p, int fd)
 {
 	char magic[SNAP_MAGIC_SIZE];
 	struct stat st;
 
 	return !fstat(fd, &st) && S_ISREG(st.st_mode) &&
+	       (!p->known || has_file(p, &st)) &&
 	       !pread_full(fd, magic, sizeof(magic), 0) &&
 	       !memcmp(magic, SNAP_MAGIC, SNAP_MAGIC_SIZE);
 }
@@ -96,16 +131,14 @@ static int open_template(struct daemon *d, const struct snap_uuid *uuid)
 }
 
 /* The file, and its path into p->given. */
-static int open_place(struct daemon *d, struct parents *p, enum place place,
-	const struct snap_uuid *uuid, const char *hint)
+static int open_path(
+	struct daemon *d, struct parents *p, enum place place, const char *hint)
 {
 	const char *slash = strrchr(hint, '/');
 	char path[4096];
 	struct err e;
 	int fd;
 
-	if (place == PLACE_TEMPLATE)
-		return open_template(d, uuid);
 	if (!hint[0])
 		return -1;
 	if (place == PLACE_HINT && hint[0] == '/')
@@ -116,12 +149,23 @@ static int open_place(struct daemon *d, struct parents *p, enum place place,
 			 path, sizeof(path)))
 		return -1;
 	fd = peerfile_reopen(d, p->peer.uid, p->peer.gid, path, &e);
-	if (fd >= 0 && !looks_right(fd)) {
-		(void)close(fd);
-		return -1;
-	}
 	if (fd >= 0)
 		p->given = strdup(path);
+	return fd;
+}
+
+static int open_place(struct daemon *d, struct parents *p, enum place place,
+	const struct snap_uuid *uuid, const char *hint)
+{
+	int fd = place == PLACE_TEMPLATE ? open_template(d, uuid)
+					 : open_path(d, p, place, hint);
+
+	if (fd >= 0 && !looks_right(p, fd)) {
+		(void)close(fd);
+		free(p->given);
+		p->given = NULL;
+		return -1;
+	}
 	return fd;
 }
 
@@ -144,6 +188,8 @@ void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 	if (pk->msg.len < sizeof(hint) && !memchr(pk->payload, 0, pk->msg.len))
 		memcpy(hint, pk->payload, pk->msg.len);
 	hint[min_u64(pk->msg.len, sizeof(hint) - 1)] = 0;
+	if (parents && (parents->closed || parents->asked++ >= MAX_QUESTIONS))
+		parents = NULL;
 	if (parents && place == 0)
 		begin_question(parents);
 	if (parents) {
@@ -157,7 +203,8 @@ void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 	m.parent.attempt = place;
 	if (fd >= 0) {
 		m.status = 0;
-		add_file(parents, fd);
+		if (!parents->known)
+			add_file(parents, fd);
 	}
 	/* A process that does not read is killed by its setup's time limit. */
 	(void)!proc_send(p, &m, NULL, &(struct ctl_fd){fd, CTL_FD_PARENT, 0},
@@ -180,16 +227,6 @@ char *parents_hint(const char *last, const char *path)
 		!strncmp(last, path, (size_t)(a - last)))
 		return strdup(a + 1);
 	return strdup(last);
-}
-
-static bool has_file(const struct parents *p, const struct stat *st)
-{
-	for (unsigned i = 0; p && i < p->n; i++) {
-		if (p->file[i].dev == st->st_dev &&
-			p->file[i].ino == st->st_ino)
-			return true;
-	}
-	return false;
 }
 
 int parents_check_replace(struct daemon *d, const struct parents *p, bool diff,

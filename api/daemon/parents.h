@@ -6,7 +6,9 @@
  * The daemon does not look into snapshots. Where a parent is comes from the
  * diff itself, by way of the process that reads it, and neither is trusted: a
  * path is opened with the rights of the client that named the diff, and only a
- * file that begins like a snapshot is handed out.
+ * file that begins like a snapshot is handed out. What a process may ask for
+ * ends with its setup; who writes a diff of a machine may ask for the files
+ * that this one builds on, and for no others.
  */
 #ifndef THAW_API_DAEMON_PARENTS_H
 #define THAW_API_DAEMON_PARENTS_H
@@ -22,6 +24,9 @@ struct parents {
 	/* While a chain is being opened, owned: the file whose parent is asked
 	 * for, and the one handed out last; NULL: not known. */
 	char *child, *given;
+	bool closed; /* nothing is handed out any more */
+	bool known;  /* nothing is handed out but .file[] */
+	unsigned asked;
 	unsigned n;
 	struct {
 		dev_t dev;
@@ -34,6 +39,12 @@ struct parents {
 struct parents *parents_create(
 	const struct ucred *peer, const char *path, int fd);
 void parents_free(struct parents *p);
+/* For a process that writes a diff at path (may be NULL) which builds on these
+ * (may be NULL), or on fd and nothing else. NULL: no memory. */
+struct parents *parents_of_diff(const struct ucred *peer, const char *path,
+	const struct parents *on, int fd);
+/* The process has what it needs; p may be NULL. */
+void parents_close(struct parents *p);
 /* CTL_PARENT of a process with these parents (NULL: it has none to ask for). */
 void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk);
 

@@ -90,6 +90,7 @@ static void set_up(
 		return;
 	}
 	s->m->memory = p->msg.setup_done.memory;
+	parents_close(s->m->p.parents);
 	s->us.build = us_since(s->began);
 	s->m->us.build = s->us.build;
 	s->step = now_ns();

@@ -109,7 +109,7 @@ static int ask_to_write(struct daemon *d, struct writer *w, struct err *e)
 		{pagemap, CTL_FD_PAGEMAP, 0}};
 
 	if (w->job.fn->hint)
-		w->hint = w->job.fn->hint(d, w->job.arg);
+		w->hint = w->job.fn->hint(d, w->job.arg, &w->p.parents);
 	m.len = w->hint ? (uint32_t)strlen(w->hint) : 0;
 	/* No time limit: it takes as long as the disk does, and whoever waits
 	 * may cancel. */

@@ -34,14 +34,29 @@ static int ask(struct worker *w, const struct snap_parent *want,
 	return r;
 }
 
+/* The parent of a file that is not there yet. */
+static int is_it(
+	const struct snap *s, const struct snap_parent *want, struct err *e)
+{
+	uint8_t digest[16];
+	int r = snap_digest(s, digest);
+
+	if (!r && (memcmp(snap_get_uuid(s), &want->uuid, sizeof(want->uuid)) ||
+			  memcmp(digest, want->digest, sizeof(digest))))
+		r = -ESTALE;
+	return r ? err_set(e, r, "not the snapshot that is meant") : 0;
+}
+
 /* Is this file the parent? Then it is part of the chain. */
-static int try_file(struct chain *c, int fd, struct err *e)
+static int try_file(
+	struct chain *c, const struct snap_parent *want, int fd, struct err *e)
 {
 	struct snap *s = NULL;
 	int r = snap_open(fd, &s, e);
 
 	if (!r)
-		r = snap_attach(c->s[c->n - 1], s, e);
+		r = c->n ? snap_attach(c->s[c->n - 1], s, e)
+			 : is_it(s, want, e);
 	if (r) {
 		snap_close(s);
 		return r;
@@ -70,10 +85,9 @@ static int missing(
 }
 
 /* The files that the daemon knows, until one is the right one. */
-static int find_parent(
-	struct worker *w, struct chain *c, uint8_t *buf, struct err *e)
+static int find_parent(struct worker *w, struct chain *c,
+	const struct snap_parent *want, uint8_t *buf, struct err *e)
 {
-	const struct snap_parent *want = snap_get_parent(c->s[c->n - 1]);
 	struct err found = {0};
 	uint32_t attempt = 0;
 
@@ -96,7 +110,7 @@ static int find_parent(
 				(void)close(fd);
 			return missing(want, &found, e);
 		}
-		if (!try_file(c, fd, &why))
+		if (!try_file(c, want, fd, &why))
 			return 0;
 		(void)close(fd);
 		if (!found.code)
@@ -123,11 +137,25 @@ int chain_open(struct worker *w, int fd, struct chain *c, struct err *e)
 				"a chain of more than %d snapshots: merge it",
 				SNAP_MAX_CHAIN);
 		else
-			r = find_parent(w, c, buf, e);
+			r = find_parent(
+				w, c, snap_get_parent(c->s[c->n - 1]), buf, e);
 	}
 	if (r)
 		chain_close(c);
 	return r;
+}
+
+void chain_ancestors(struct worker *w, const struct snap_parent *want,
+	uint64_t pages, struct chain *c)
+{
+	AUTO_FREE uint8_t *buf = malloc(CTL_INLINE + 1);
+	struct err e;
+
+	c->n = 0;
+	while (buf && want && c->n < SNAP_MAX_CHAIN &&
+		snap_worth_opening(c->n ? c->s[0] : NULL, pages) &&
+		!find_parent(w, c, want, buf, &e))
+		want = snap_get_parent(c->s[c->n - 1]);
 }
 
 void chain_close(struct chain *c)

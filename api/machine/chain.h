@@ -11,7 +11,7 @@
 struct chain {
 	unsigned n;
 	struct snap *s[SNAP_MAX_CHAIN + 1]; /* owned; the newest first */
-	int fd[SNAP_MAX_CHAIN + 1];         /* owned but for the first */
+	int fd[SNAP_MAX_CHAIN + 1]; /* owned; -1: the first may be borrowed */
 };
 
 /* Open fd (borrowed) and all its parents. Only before the event loop runs: it
@@ -19,6 +19,12 @@ struct chain {
  * missing; -EBADMSG: what was found is not the parent. Either is named. */
 int chain_open(
 	struct worker *w, int fd, struct chain *c, struct err *e) MUST_USE;
+/* The parent that a diff of this machine will have, and ancestors of that, as
+ * far as they are to be had and worth to be looked at for a diff of so many
+ * pages. c->n 0: none. Also in a process that has been forked from a machine
+ * for a snapshot. */
+void chain_ancestors(struct worker *w, const struct snap_parent *want,
+	uint64_t pages, struct chain *c);
 void chain_close(struct chain *c);
 
 #endif

@@ -1,4 +1,4 @@
-#include "api/machine/worker.h"
+#include "api/machine/chain.h"
 
 #include "core/pagemap.h"
 
@@ -112,10 +112,20 @@ static uint64_t *pages_of(struct job *j, int pagemap, struct err *e)
 	return NULL;
 }
 
+static uint64_t count_pages(const struct mem *m, const uint64_t *bits)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < m->size / PAGE_SIZE_4K / 64; i++)
+		n += (uint64_t)__builtin_popcountll(bits[i]);
+	return n;
+}
+
 static int write_file(struct job *j, const struct ctl_packet *p,
 	const uint64_t *bits, struct ctl_written *out, struct err *e)
 {
 	struct snap_write_opts o = {.progress = progress, .arg = j};
+	struct chain on = {.n = 0};
 	struct snap_parent parent;
 	struct snap_written w;
 	uint64_t start = now_ns();
@@ -134,8 +144,12 @@ static int write_file(struct job *j, const struct ctl_packet *p,
 		memcpy(parent.digest, from->digest, sizeof(parent.digest));
 		parent.path = (const char *)p->payload;
 		o.parent = &parent;
+		chain_ancestors(
+			j->w, &parent, count_pages(&j->w->m.mem, bits), &on);
+		o.ancestors = on.n ? on.s[0] : NULL;
 	}
 	r = snap_write(&j->w->m, ctl_fd(p, CTL_FD_OUTPUT, 0), &o, &w, e);
+	chain_close(&on);
 	if (r)
 		return r;
 	out->uuid = w.uuid;

@@ -17,8 +17,9 @@ int fn_spin(struct fn_ctx *ctx, const struct fn_input *in)
 	return fn_write_dec(ctx, n);
 }
 
-/* n MiB, of one piece or of several. */
-static int fill(struct fn_ctx *ctx, uint64_t megabytes, bool zero)
+/* n MiB, of one piece or of several; first: of the words' numbers. */
+static int fill(
+	struct fn_ctx *ctx, uint64_t megabytes, bool zero, uint64_t first)
 {
 	uint64_t left = megabytes * MIB;
 
@@ -43,7 +44,8 @@ static int fill(struct fn_ctx *ctx, uint64_t megabytes, bool zero)
 		}
 		/* odd multiples: no two words and no two pages are alike */
 		for (uint64_t i = 0; i < n / 8; i++)
-			p[i] = (2 * (left / 8 + i) + 1) * 0x9e3779b97f4a7c15ULL;
+			p[i] = (2 * (first + left / 8 + i) + 1) *
+			       0x9e3779b97f4a7c15ULL;
 	}
 	return 0;
 }
@@ -53,7 +55,8 @@ int fn_touch(struct fn_ctx *ctx, const struct fn_input *in)
 	uint64_t n;
 	int r = fn_number(ctx, in, MAX_MEGABYTE, &n);
 
-	r = r ? r : fill(ctx, n, false);
+	/* Data behind the line move the content by 64 KiB a byte. */
+	r = r ? r : fill(ctx, n, false, in->ndata * (65536 / 8));
 	/* The answer needs a little memory: it is a small one. */
 	r = r ? r : fn_write_str(ctx, "touched ");
 	r = r ? r : fn_write_dec(ctx, n);
@@ -87,7 +90,7 @@ int fn_zero(struct fn_ctx *ctx, const struct fn_input *in)
 	uint64_t n;
 	int r = fn_number(ctx, in, MAX_MEGABYTE, &n);
 
-	r = r ? r : fill(ctx, n, true);
+	r = r ? r : fill(ctx, n, true, 0);
 	r = r ? r : fn_write_str(ctx, "zeroed ");
 	r = r ? r : fn_write_dec(ctx, n);
 	return r ? r : fn_write_str(ctx, " MiB");

@@ -3,6 +3,7 @@
 """Diff snapshots: chains through the daemon, clones against their template, no
 page lost by a snapshot that failed, parents that are missing or wrong."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import thawtest
 from thawtest import wait_for
+
+MIB = 1 << 20
 
 
 def invoke(c, m, text):
@@ -184,6 +187,147 @@ def test_clones(d):
         c.call("template.remove", {"name": "t", "force": True})
         e = c.fails("not_found", "machine.create", {"snapshot": d.dir + "/d.thaw"})
         assert "builds on" in e, e
+    clean(d)
+
+
+def read_chain(d, *names):
+    """Guest memory by the reader in Python, newest file first."""
+    out = d.dir + "/chain.raw"
+    reader = os.path.join(thawtest.TOP, "tests", "snapshot_reader.py")
+    subprocess.run([sys.executable, reader, "-m", out] + [d.dir + "/" + n for n in names], check=True)
+    with open(out, "rb") as f:
+        data = f.read()
+    os.unlink(out)
+    return data
+
+
+def run_thaw(d, *args, codes=(0,)):
+    p = subprocess.run([thawtest.program("thaw")] + list(args), capture_output=True, text=True, cwd=d.dir)
+    assert p.returncode in codes, (args, p)
+    return p.stdout
+
+
+def same_pages(d, a, b):
+    return json.loads(run_thaw(d, "diff", "--json", a, b, codes=(0, 1)))["pages"] == 0
+
+
+def deduplicated(d, path):
+    shown = json.loads(run_thaw(d, "inspect", "--json", path))
+    return sum(r["pages_deduplicated"] for r in shown["memory"]["regions"])
+
+
+# 8 MiB in the same place, of which all but so many windows of 64 KiB were elsewhere in it.
+def moved(windows):
+    return b"touch 8\n" + b"." * windows
+
+
+def test_shared(d):
+    """What an ancestor holds already, in its place or elsewhere, is not written
+    again; every tool and a restore understand the file."""
+    with d.client() as c:
+        m = machine(c, track_dirty=True)
+        invoke(c, m, b"touch 8")
+        full = snap(c, m, d.dir + "/0.thaw")
+        assert full["pages"] >= 2048, full
+        for i, (what, more) in enumerate(
+            [(b"touch 8", {}), (moved(1), {"live": True}), (b"zero 8", {}), (moved(3), {"codec": "zstd"})], 1
+        ):
+            invoke(c, m, what)
+            c.call("machine.pause", {"id": m})
+            r = snap(c, m, d.dir + "/%d.thaw" % i, type="diff", **more)
+            assert r["bytes"] == os.path.getsize(d.dir + "/%d.thaw" % i) < MIB // 2, r
+            if i != 3:
+                assert r["pages"] >= 2048, r
+                assert deduplicated(d, "%d.thaw" % i) > 1900
+            c.call("machine.resume", {"id": m})
+        c.call("machine.pause", {"id": m})
+        assert snap(c, m, d.dir + "/5.thaw", type="diff")["pages"] < 50
+        snap(c, m, d.dir + "/whole.thaw")
+        names = ["%d.thaw" % i for i in range(5, -1, -1)]
+        assert read_chain(d, *names) == read_chain(d, "whole.thaw")
+        run_thaw(d, "verify", "5.thaw")
+        assert same_pages(d, "5.thaw", "whole.thaw") and not same_pages(d, "3.thaw", "whole.thaw")
+        run_thaw(d, "merge", "-o", "merged.thaw", "5.thaw")
+        assert same_pages(d, "merged.thaw", "whole.thaw")
+        # Written anew it shares as much.
+        for how in ("--raw", "--zstd=3"):
+            run_thaw(d, "convert", "--force", how, "-o", "again.thaw", "4.thaw")
+            assert os.path.getsize(d.dir + "/again.thaw") < MIB // 2
+            assert same_pages(d, "again.thaw", "4.thaw")
+        # It restores, at once and lazily, and goes on.
+        for lazy in (False, True):
+            n = machine(c, snapshot=d.dir + "/4.thaw", track_dirty=True, lazy=lazy)
+            assert invoke(c, n, b"echo on") == b"on"
+            wait_for(lambda: c.call("machine.show", {"id": n}).get("pager", {}).get("state", "complete") == "complete")
+            invoke(c, n, moved(1))
+            assert snap(c, n, d.dir + "/n.thaw", type="diff", force=True)["bytes"] < MIB // 2
+            run_thaw(d, "verify", "n.thaw")
+            stop(c, n)
+        stop(c, m)
+    clean(d)
+
+
+def test_shared_with_template(d):
+    with d.client() as c:
+        m = machine(c)
+        invoke(c, m, b"touch 8")
+        c.call("template.create", {"name": "t", "machine": m})
+        stop(c, m)
+        m = c.call("clone", {"template": "t"})["clones"][0]["id"]
+        invoke(c, m, moved(2))
+        c.call("machine.pause", {"id": m})
+        r = snap(c, m, d.dir + "/d.thaw", type="diff")
+        assert r["pages"] >= 2048 and r["bytes"] < MIB // 2, r
+        snap(c, m, d.dir + "/w.thaw")
+        shutil.copy(d.state + "/templates/t/snapshot.thaw", d.dir + "/snapshot.thaw")
+        assert same_pages(d, "d.thaw", "w.thaw")
+        stop(c, m)
+        c.call("template.remove", {"name": "t", "force": True})
+    clean(d)
+
+
+def flip(path, at):
+    with open(path, "r+b") as f:
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ 1]))
+
+
+def test_not_shared(d):
+    """Ancestors that are not there or are other files: a diff with everything,
+    which is right as soon as its parents are back."""
+    with d.client() as c:
+        m = machine(c, track_dirty=True)
+        invoke(c, m, b"touch 8")
+        parent, away = d.dir + "/0.thaw", d.dir + "/away"
+        snap(c, m, parent)
+        os.rename(parent, away)
+        invoke(c, m, moved(1))
+        assert snap(c, m, d.dir + "/1.thaw", type="diff", live=True)["bytes"] > 8 * MIB
+        # The same bytes, but not the file that the machine wrote; the nearest one is.
+        shutil.copy(away, parent)
+        invoke(c, m, moved(2))
+        assert snap(c, m, d.dir + "/2.thaw", type="diff", live=True)["bytes"] < MIB // 2
+        os.rename(d.dir + "/2.thaw", away + "2")
+        shutil.copy(away + "2", d.dir + "/2.thaw")
+        invoke(c, m, moved(3))
+        c.call("machine.pause", {"id": m})
+        assert snap(c, m, d.dir + "/3.thaw", type="diff")["bytes"] > 8 * MIB
+        # A damaged chunk is not shared, its neighbours are.
+        flip(d.dir + "/3.thaw", 4 * MIB)
+        c.call("machine.resume", {"id": m})
+        invoke(c, m, b"touch 8")
+        c.call("machine.pause", {"id": m})
+        r = snap(c, m, d.dir + "/4.thaw", type="diff")
+        assert 65536 < r["bytes"] < MIB // 2, r
+        flip(d.dir + "/3.thaw", 4 * MIB)
+        snap(c, m, d.dir + "/whole.thaw")
+        assert same_pages(d, "4.thaw", "whole.thaw")
+        run_thaw(d, "verify", "4.thaw")
+        stop(c, m)
+    os.unlink(away)
+    os.unlink(away + "2")
     clean(d)
 
 
