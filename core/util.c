@@ -1,6 +1,7 @@
 #include "core/util.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <time.h>
 
 static uint64_t clock_ns(clockid_t id)
@@ -121,4 +122,9 @@ int parse_size(const char *s, uint64_t *bytes)
 	if (__builtin_mul_overflow((uint64_t)v, unit, bytes))
 		return -ERANGE;
 	return 0;
+}
+
+void one_heap(void)
+{
+	(void)mallopt(M_ARENA_MAX, 1);
 }

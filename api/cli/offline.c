@@ -78,6 +78,7 @@ static int lock_in(struct err *e)
 
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
 		return err_sys(e, -errno, "PR_SET_PDEATHSIG");
+	one_heap();
 	if (!OFFLINE_FILTER)
 		return 0;
 	ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);

@@ -236,6 +236,7 @@ int jail_main(const struct jail *j, struct err *e)
 {
 	int r;
 
+	one_heap();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return err_sys(e, -errno, "PR_SET_NO_NEW_PRIVS");
 	r = install(&j->main);

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -91,6 +92,31 @@ static void allocate(void)
 	_exit(p ? 0 : 1);
 }
 
+/* What grows and shrinks the heap of a thread that has one of its own. */
+static void *work(void *arg)
+{
+	void *p[16];
+
+	for (unsigned round = 0; round < 4; round++) {
+		for (unsigned i = 0; i < ARRAY_SIZE(p); i++)
+			p[i] = malloc(300 * KIB);
+		for (unsigned i = ARRAY_SIZE(p); i-- > 0;)
+			free(p[i]);
+	}
+	return arg;
+}
+
+static void allocate_in_thread(void)
+{
+	pthread_t t;
+
+	/* from now on smaller pieces come from a heap, not from mmap() */
+	free(malloc(8 * MIB));
+	if (pthread_create(&t, NULL, work, NULL) || pthread_join(t, NULL))
+		_exit(1);
+	_exit(0);
+}
+
 static void fork_once(void)
 {
 	pid_t pid = fork();
@@ -113,6 +139,7 @@ static void test_main_filter(void **state)
 	(void)state;
 	assert_int_equal(in_jail(false, false, nothing), 0);
 	assert_int_equal(in_jail(false, false, allocate), 0);
+	assert_int_equal(in_jail(false, false, allocate_in_thread), 0);
 	assert_int_equal(in_jail(false, false, kvm_like_ioctl), 0);
 	assert_int_equal(in_jail(false, false, send_socket), 0);
 	assert_true(killed(in_jail(false, false, open_file)));
