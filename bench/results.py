@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+BENCHES = ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore", "linux")
+
 # name, what is compared with the aim, the aim in the result's unit
 AIMS = [
     ("cold_boot_ready", "cold boot of the built-in guest to agent ready", {"p50": 60000}),
@@ -28,6 +30,14 @@ AIMS = [
     ("chain_16_vs_1", "a chain of 16 diffs against one, same pages", {"p50": 1.15}),
     ("inspect_8g", "thaw inspect of an 8 GiB guest", {"p50": 100000}),
     ("api_empty", "an empty API call", {"p50": 40}),
+    ("linux_overhead_thaw", "memory of a machine with Linux, less its guest's pages", {"p50": 5 * 1024}),
+]
+
+# of two results of a Linux guest: what is compared, numerator, denominator, the aim
+LINUX = [
+    ("thaw run to the guest's init, of QEMU microvm's time", "linux_start_thaw", "linux_start_qemu", 0.8),
+    ("restore to the agent's answer, of QEMU microvm's", "linux_restore_thaw", "linux_restore_qemu", 0.25),
+    ("clone to the agent's answer, of QEMU microvm's restore", "linux_clone_thaw", "linux_restore_qemu", 0.1),
 ]
 
 
@@ -60,13 +70,14 @@ def hosts(directory):
 
 def load(directory):
     results, host, version = {}, {}, "?"
-    for name in ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore"):
+    for name in BENCHES:
         path = os.path.join(directory, name + ".json")
         if not os.path.exists(path):
             continue
         with open(path) as f:
             data = json.load(f)
-        host, version = data["host"] or host, data["thaw"]
+        if name != "linux":
+            host, version = data["host"] or host, data["thaw"]
         for r in data["results"]:
             results[r["name"]] = r
     return results, host, version
@@ -117,6 +128,11 @@ def ratio_rows(results):
         rate = results["verify_rate"]["p50"]
         yield ("verify from the page cache", "p50", ">= 5 GB/s", fmt(rate, "GB/s"),
                "met" if rate >= 5 else "missed")
+    for what, a, b, aim in LINUX:
+        if a in results and b in results:
+            x, y = pair(a, b)
+            yield ("stock Linux: " + what, "p50", "<= %.2f times" % aim, "%.2f times" % (x / y),
+                   "met" if x <= aim * y else "missed")
     if "create_with_1000_alive" in results:
         none, alive = pair("create_with_none_alive", "create_with_1000_alive")
         yield ("creating with 1,000 alive against none", "p50", "<= 2 times",
@@ -151,7 +167,7 @@ def main():
         print("- `%s`: %s%s" % (r["name"], r["note"] or "no note",
                                 ". Steps, p50/p99 us: " + steps if steps else ""))
     print("\nPlots: " + ", ".join("[%s](results/%s.svg)" % (n, n)
-          for n in ("boot", "clone", "invoke", "burst", "density", "snapshot", "restore")) + ".")
+          for n in BENCHES if n != "linux") + ".")
 
 
 if __name__ == "__main__":

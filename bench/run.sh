@@ -20,6 +20,11 @@ for name in boot clone invoke burst density snapshot restore; do
 	thaw bench $name --json "$out/$name.json" --plot "$out/$name.svg" "$@" || rc=1
 	[ $rc -eq 0 ] || [ -s "$out/$name.json" ] || exit 1
 done
+# Stock Linux beside QEMU, where there is a QEMU to compare with.
+if command -v qemu-system-x86_64 >/dev/null; then
+	echo "== linux"
+	"$here/linux.py" --json "$out/linux.json" || rc=1
+fi
 /usr/bin/python3 "$here/results.py" "$out" >"$here/RESULTS.md" || exit 1
 echo "wrote bench/RESULTS.md"
 exit $rc
