@@ -103,6 +103,8 @@ enum ctl_fd_kind {
 	CTL_FD_STREAM,  /* connected socket of a guest's dial */
 	CTL_FD_SET,     /* working set of a snapshot */
 	CTL_FD_STATS,   /* counters of a pager (uffd/pager.h) */
+	CTL_FD_DIALER,  /* socket of a process that connects to the peer
+			 * (snapshot/remote.h) */
 	CTL_FD_PAYLOAD, /* CTL_F_MEMFD; ctl_recv() keeps it to itself */
 };
 
@@ -125,6 +127,10 @@ enum ctl_role {
 	CTL_ROLE_FLATTEN,     /* snapshot; output: an empty file, which becomes
 			       * a full one if the snapshot is a diff */
 	CTL_ROLE_PAGER,       /* snapshot, stats, perhaps set */
+	CTL_ROLE_FETCH,       /* dialer; output: an empty file, which becomes a
+			       * remote snapshot but for its chunks, unless snapshot,
+			       * a cached one, is that; output 1: an empty file for
+			       * its working set */
 };
 
 enum ctl_ready {
@@ -161,6 +167,9 @@ struct ctl_setup {
 		uint32_t direct, record, fill, stall_ms; /* uffd/pager.h */
 		uint64_t rate; /* bytes a second, 0: no limit */
 	} pager;
+	/* pager, fetch: the snapshot is on another host; payload: struct
+	 * remote_name; dialer. A pager's files are open for writing. */
+	uint32_t remote;
 	/* payload: struct machine_config (machine, builder), else none; then
 	 * struct ctl_overrides when has_overrides. After the answer a machine
 	 * is built and paused: CTL_RESUME starts it. The first CTL_RESUME of a
@@ -172,13 +181,17 @@ struct ctl_setup_done {
 	uint64_t memory;       /* bytes of guest memory */
 	uint64_t base_bytes;   /* zygote: memory the base takes */
 	uint32_t depth;        /* restore, flatten: of the chain; 0: full */
-	uint32_t reserved;
+	uint32_t fetched;      /* fetch: CTL_FETCHED_* */
 	uint32_t total_us;
 	uint32_t cpus;
+	uint8_t digest[16]; /* fetch: with uuid, of the parent */
 	/* zygote, restore: payload is struct machine_config */
 	/* zygote: the base when it loaded one itself; pager: the base, unless
 	 * it is direct */
 };
+#define CTL_FETCHED_CACHED 1u /* the cached file is right: output is empty */
+#define CTL_FETCHED_SET    2u /* output 1 has a working set */
+#define CTL_FETCHED_DIFF   4u /* it has a parent */
 struct ctl_wait_ready {
 	uint32_t kind; /* enum ctl_ready */
 	uint32_t timeout_ms;
@@ -234,6 +247,7 @@ struct ctl_parent {
 	 * if its file is not the right one; an error when there is no more. */
 	uint32_t attempt;
 	uint32_t reserved;
+	uint8_t digest[16];
 };
 struct ctl_progress {
 	uint64_t done, total; /* bytes of guest memory */

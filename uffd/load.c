@@ -95,15 +95,17 @@ int job_map(struct pager *p, struct job *j, bool may_block, struct err *e)
 
 /* ---- the bytes ---- */
 
-static int get_piece(struct pager *p, const struct job *j,
-	const struct psrc_piece *k, struct err *e)
+static int get_piece(struct pager *p, uint64_t window,
+	const struct psrc_piece *k, void *stored, struct err *e)
 {
 	int r;
 
 	stat_add(&p->stats->bytes_read, k->length);
-	if (k->file < 0)
-		return p->src->ops->fetch(p->src, j->window, k, j->stored, e);
-	r = pread_full(p->src->file[k->file], j->stored, k->length, k->offset);
+	if (k->file < 0) {
+		stat_add(&p->stats->bytes_fetched, k->length);
+		return p->src->ops->fetch(p->src, window, k, stored, e);
+	}
+	r = pread_full(p->src->file[k->file], stored, k->length, k->offset);
 	if (r)
 		return err_sys(e, r, "bytes %llu-%llu of the snapshot",
 			(unsigned long long)k->offset,
@@ -112,7 +114,7 @@ static int get_piece(struct pager *p, const struct job *j,
 }
 
 /* Windows of a run lie one behind the other in .stored. */
-static const uint8_t *stored_of(const struct job *j, unsigned i)
+static uint8_t *stored_of(const struct job *j, unsigned i)
 {
 	return j->nwin > 1
 		       ? j->stored + (j->piece[i].offset - j->piece[0].offset)
@@ -137,7 +139,8 @@ static void unpack(struct pager *p, struct job *j, uint8_t *scratch)
 		if (j->bad[k].code)
 			continue;
 		if (i >= j->nread)
-			r = get_piece(p, j, piece, &j->bad[k]);
+			r = get_piece(p, j->window + k, piece, stored_of(j, i),
+				&j->bad[k]);
 		if (!r)
 			r = p->src->ops->decode(p->src, j->window + k, piece,
 				&(struct psrc_buf){stored_of(j, i), scratch,

@@ -41,8 +41,9 @@ struct pager_stats {
 	uint64_t fault_ns;   /* from reading an event to its answer; sum */
 	uint64_t failed;     /* machines that were given up */
 	uint64_t bad_windows;
-	uint64_t complete; /* 1: all is there */
-	uint64_t set_done; /* 1: the working set is there */
+	uint64_t complete;      /* 1: all is there */
+	uint64_t set_done;      /* 1: the working set is there */
+	uint64_t bytes_fetched; /* of bytes_read: by the source's fetch() */
 };
 #define PAGER_STATS_SLOTS  4096 /* offset of slot 0 */
 #define PAGER_STATS_NSLOTS 65536

@@ -160,6 +160,21 @@ int cli_show(struct cli *c, const char *method, const char *key)
 	return rc;
 }
 
+int cli_source(const char *text, char *out, size_t size)
+{
+	int n;
+
+	if (!cli_is_remote(text))
+		return cli_abspath(text, out, size);
+	n = snprintf(out, size, "%s", text);
+	return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+bool cli_is_remote(const char *text)
+{
+	return strncmp(text, "tcp://", 6) == 0;
+}
+
 int cli_abspath(const char *path, char *out, size_t size)
 {
 	char cwd[4096];

@@ -60,7 +60,6 @@ struct opt {
 
 #define CMD_DAEMON 1u /* has --socket, is connected before it runs */
 #define CMD_JSON   2u /* has --json */
-#define CMD_LATER  4u /* a planned command that this version refuses */
 #define CMD_SOCKET 8u /* has --socket, connects by itself */
 
 #define CLI_MAX_ARGS 256
@@ -110,6 +109,9 @@ int cli_call1(struct cli *c, const char *method, const char *key,
 int cli_show(struct cli *c, const char *method, const char *key);
 /* Absolute path of a file named by the user. -ENAMETOOLONG. */
 int cli_abspath(const char *path, char *out, size_t size) MUST_USE;
+/* Of a snapshot that may be on another host: then as it is. */
+bool cli_is_remote(const char *text);
+int cli_source(const char *text, char *out, size_t size) MUST_USE;
 
 /* daemon.c: start thawd for the socket; *t is connected on EXIT_DONE. extra:
  * more arguments, NULL-terminated, or NULL. *pid: its process. */
@@ -205,6 +207,7 @@ extern const struct command diff_command, merge_command, convert_command;
 extern const struct command metrics_command, events_command, info_command;
 extern const struct command doctor_command;
 extern const struct command image_command, exec_command, cp_command;
+extern const struct command pager_command;
 extern const struct command bench_command; /* bench/bench.c */
 
 /* ---- memory that is brought in when it is touched: lazy.c ---- */

@@ -173,7 +173,7 @@ static int run_restore(struct cli *c, void *values)
 	if (v->eager && v->lazy.lazy)
 		return cli_fail(
 			c, EXIT_USAGE, "--eager and --lazy: give one of them");
-	if (cli_abspath(c->arg[0], path, sizeof(path)) ||
+	if (cli_source(c->arg[0], path, sizeof(path)) ||
 		(v->vsock && cli_abspath(v->vsock, vsock, sizeof(vsock))))
 		return cli_fail(c, EXIT_USAGE, "path too long");
 	p = thaw_request(c->t, "machine.create", 2 + count_set(v));
@@ -214,6 +214,8 @@ const struct command snapshot_command = {"snapshot", "ID FILE",
 	CMD_DAEMON | CMD_JSON, run_snapshot};
 
 const struct command restore_command = {"restore", "FILE",
-	"start a machine from a snapshot; prints its id", NULL, restore_opts,
-	sizeof(struct restore_values), 1, 1, CMD_DAEMON | CMD_JSON,
-	run_restore};
+	"start a machine from a snapshot; prints its id",
+	"FILE may be tcp://HOST:PORT/UUID?digest=HEX with --lazy: a snapshot "
+	"that \"thaw pager\" serves on another host.",
+	restore_opts, sizeof(struct restore_values), 1, 1,
+	CMD_DAEMON | CMD_JSON, run_restore};

@@ -16,7 +16,9 @@ struct create_values {
 static const struct opt create_opts[] = {
 	CONFIG_OPTS(struct create_values, cfg),
 	{"snapshot", 0, OPT_STR, "FILE", AT(snapshot),
-		"make the template from a snapshot file instead of a boot"},
+		"make the template from a snapshot file instead of a boot; "
+		"with --lazy also tcp://HOST:PORT/UUID?digest=HEX, one that "
+		"\"thaw pager\" serves on another host"},
 	{"pool", 0, OPT_U64, "N", AT(pool),
 		"keep N clones ready ahead of time (default 0)"},
 	{"ready", 0, OPT_STR, "agent|TEXT|SECONDS", AT(ready),
@@ -142,7 +144,7 @@ static int run_create(struct cli *c, void *values)
 		return cli_fail(c, EXIT_USAGE,
 			"it brings its own configuration; leave out "
 			"--mem, --cpus, --cmdline, --cid, --label and --ready");
-	if (v->snapshot && cli_abspath(v->snapshot, path, sizeof(path)))
+	if (v->snapshot && cli_source(v->snapshot, path, sizeof(path)))
 		return cli_fail(
 			c, EXIT_USAGE, "%s: path too long", v->snapshot);
 	if (!frozen)
@@ -158,7 +160,8 @@ static int run_create(struct cli *c, void *values)
 		print_created(c, r.value);
 	thaw_result_free(&r);
 	if (!rc && v->record)
-		rc = record(c, v->record, v->snapshot ? path : NULL);
+		rc = record(c, v->record,
+			v->snapshot && !cli_is_remote(path) ? path : NULL);
 	return rc;
 }
 

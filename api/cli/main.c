@@ -5,13 +5,6 @@
 #include <signal.h>
 #include <string.h>
 
-#define LATER(cmd_name)                                                        \
-	{                                                                      \
-		cmd_name, "", "", NULL, NULL, 0, 0, 0, CMD_LATER, NULL         \
-	}
-
-static const struct command later_commands[] = {LATER("pager")};
-
 static const struct command *const commands[] = {&run_command,
 	&template_commands[0], &template_commands[1], &template_commands[2],
 	&template_commands[3], &clone_command, &invoke_command,
@@ -20,7 +13,7 @@ static const struct command *const commands[] = {&run_command,
 	&snapshot_command, &restore_command, &inspect_command, &verify_command,
 	&diff_command, &merge_command, &convert_command, &bench_command,
 	&metrics_command, &events_command, &info_command, &doctor_command,
-	&image_command, &exec_command, &cp_command};
+	&image_command, &exec_command, &cp_command, &pager_command};
 
 static void print_commands(FILE *f)
 {
@@ -50,10 +43,6 @@ static const struct command *find_command(int argc, char **argv, int *words)
 		for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 			if (strcmp(commands[i]->name, two) == 0)
 				return commands[i];
-		}
-		for (size_t i = 0; i < ARRAY_SIZE(later_commands); i++) {
-			if (strcmp(later_commands[i].name, two) == 0)
-				return &later_commands[i];
 		}
 	}
 	return NULL;
@@ -99,7 +88,7 @@ static int help_command(int argc, char **argv)
 		return EXIT_DONE;
 	}
 	cmd = find_command(argc, argv, &words);
-	if (!cmd || (cmd->flags & CMD_LATER))
+	if (!cmd)
 		return unknown_command(argc, argv, stdout, EXIT_DONE);
 	opt_help(cmd, stdout);
 	return EXIT_DONE;
@@ -112,9 +101,6 @@ static int run_command_row(const struct command *cmd, int argc, char **argv)
 	bool help = false;
 	int rc;
 
-	if (cmd->flags & CMD_LATER)
-		return cli_fail(&c, EXIT_FAILED,
-			"not supported by this version of thaw");
 	if (!values)
 		return cli_fail(&c, EXIT_FAILED, "out of memory");
 	rc = opt_parse(&c, argc, argv, values, &help);

@@ -19,6 +19,7 @@
 #define CONN_OUT_MAX   (16 * MIB)
 
 struct method;
+struct fetched;
 
 struct conn {
 	struct watch on;
@@ -48,6 +49,7 @@ struct request {
 	uint64_t id, began;
 	int fds[CONN_MAX_FDS]; /* owned; sent along with the request */
 	unsigned nfds;
+	struct fetched *fetched; /* borrowed, while the handler runs */
 	/* The client closed its connection before the answer; .conn is NULL.
 	 * NULL: that changes nothing. */
 	void (*gone)(struct daemon *d, struct request *r);

@@ -3,6 +3,7 @@
 #include "api/daemon/admit.h"
 #include "api/daemon/config.h"
 #include "api/daemon/events.h"
+#include "api/daemon/fetch.h"
 #include "api/daemon/helper.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/parents.h"
@@ -72,6 +73,7 @@ static void release(struct creation *c)
 		(void)close(c->source);
 	free(c->meta.labels);
 	free(c->meta.disks);
+	free(c->meta.remote);
 	daemon_bury(d, c);
 }
 
@@ -169,6 +171,7 @@ static void publish(struct creation *c)
 	c->file = -1;
 	free(c->meta.labels);
 	free(c->meta.disks);
+	free(c->meta.remote);
 	memset(&c->meta, 0, sizeof(c->meta));
 	r = store_load(d->state_fd, t->name, &c->meta, &t->snap_fd, &e);
 	if (!r)
@@ -368,6 +371,25 @@ static int from_snapshot(
 	return c->copier ? 0 : e->code;
 }
 
+/* Its file is the one in the cache: what one template's pager fetches, all of
+ * the snapshot's find there. */
+static int from_remote(struct creation *c, const struct args *a, struct err *e)
+{
+	const struct devfiles_maps maps = {.disks = a->disks};
+	const struct fetched *got = c->r->fetched;
+	int r = devfiles_overrides(c->r, &maps, &c->t->files, e);
+
+	if (!r)
+		r = store_adopt(&c->store, got->file, e);
+	if (!r && got->set >= 0 && store_put_set(c->store.dir, got->set, e))
+		log_warning("%s", e->msg);
+	if (r)
+		return r;
+	c->us.freeze = us_since(c->step);
+	publish(c);
+	return 0;
+}
+
 static void machine_frozen(
 	struct daemon *d, void *arg, const struct ctl_split *split)
 {
@@ -486,6 +508,15 @@ static struct creation *create(struct daemon *d, struct request *r,
 	return c;
 }
 
+static struct remote_name *dup_remote(const struct remote_name *n)
+{
+	struct remote_name *copy = malloc(sizeof(*copy));
+
+	if (copy)
+		*copy = *n;
+	return copy;
+}
+
 static int begin(struct creation *c, struct config *cfg,
 	const struct template_limits *limits, const struct args *a,
 	struct err *e)
@@ -503,6 +534,12 @@ static int begin(struct creation *c, struct config *cfg,
 		return r;
 	c->meta.paging = t->paging;
 	c->meta.created = t->created;
+	if (c->r->fetched) {
+		c->meta.remote = dup_remote(&c->r->fetched->name);
+		t->remote = dup_remote(&c->r->fetched->name);
+		if (!c->meta.remote || !t->remote)
+			return err_set(e, -ENOMEM, "no memory for a template");
+	}
 	c->meta.labels = config_labels_json(cfg);
 	c->meta.disks = template_disks_json(cfg, a->disks);
 	c->meta.uid = c->r->conn ? c->r->conn->peer.uid : geteuid();
@@ -514,6 +551,8 @@ static int begin(struct creation *c, struct config *cfg,
 		now_ns() + a->timeout_ms * 1000000, creation_late);
 	if (a->machine[0])
 		return from_machine(c, a, e);
+	if (c->r->fetched)
+		return from_remote(c, a, e);
 	if (a->snapshot.path.p || a->snapshot.fd >= 0)
 		return from_snapshot(c, a, e);
 	return from_config(c, cfg, a, e);

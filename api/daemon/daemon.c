@@ -1,3 +1,4 @@
+#include "api/daemon/fetch.h"
 #include "api/daemon/daemon.h"
 
 #include "api/daemon/admit.h"
@@ -152,6 +153,7 @@ int daemon_init(struct daemon *d, struct err *e)
 	if (d->state_fd < 0)
 		return d->state_fd;
 	unfinished_clean(d->opt.state_dir);
+	fetch_clean(d);
 	info_init(d);
 	templates_load(d);
 	info_wait(d);
@@ -260,6 +262,9 @@ static void end_all(struct daemon *d)
 		conn_doom(d, container_of(it, struct conn, link));
 	conns_close_doomed(d);
 	info_fini(d);
+	/* One that connects for a pager may be waiting for its peer. */
+	for (size_t i = 0; i < d->norphans; i++)
+		(void)kill(d->orphans[i], SIGKILL);
 	for (size_t i = 0; i < d->norphans; i++)
 		(void)waitpid(d->orphans[i], NULL, 0);
 }

@@ -105,6 +105,7 @@ struct daemon {
 	unsigned nmachines, nended;
 	uint64_t next_machine; /* number of the next "m-N" */
 	uint64_t next_cid;
+	uint64_t next_fetch; /* names of files that are being fetched */
 
 	struct strmap template_by_name;
 	struct list templates;

@@ -101,6 +101,7 @@ static const char *type_of(const struct param *p)
 	case PARAM_DATA:
 		return "data";
 	case PARAM_PATH:
+	case PARAM_SOURCE:
 		return "path";
 	case PARAM_UINT:
 		return "number";

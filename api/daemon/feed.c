@@ -2,6 +2,7 @@
 
 #include "api/daemon/params.h"
 #include "api/daemon/parents.h"
+#include "api/daemon/spawn.h"
 #include "api/daemon/template.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
@@ -159,20 +160,49 @@ static void set_up(
 		fn(d, f, p, e);
 }
 
+/* The one process that writes what it fetches into the file. */
+static int writable(int file)
+{
+	char path[40];
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 static int setup(struct daemon *d, struct feed *f, const struct feed_start *s,
 	struct err *e)
 {
 	struct ctl_msg m = {.type = CTL_SETUP};
-	struct ctl_fd fds[3] = {{s->file, CTL_FD_SNAPSHOT, 0},
-		{f->stats_fd, CTL_FD_STATS, 0}, {s->set, CTL_FD_SET, 0}};
+	struct ctl_fd fds[4] = {
+		{s->file, CTL_FD_SNAPSHOT, 0}, {f->stats_fd, CTL_FD_STATS, 0}};
+	AUTO_FD dialer = -1;
+	AUTO_FD file = -1;
+	unsigned n = 2;
 
 	m.setup.version = CTL_VERSION;
 	m.setup.role = CTL_ROLE_PAGER;
 	m.setup.pager = f->o;
+	if (s->set >= 0)
+		fds[n++] = (struct ctl_fd){s->set, CTL_FD_SET, 0};
+	if (f->p.remote) {
+		file = writable(s->file);
+		dialer = spawn_dialer(d, f->p.remote, e);
+		if (file < 0)
+			return err_sys(e, file, "the cached snapshot");
+		if (dialer < 0)
+			return dialer;
+		fds[0].fd = file;
+		fds[n++] = (struct ctl_fd){dialer, CTL_FD_DIALER, 0};
+		m.setup.remote = 1;
+		m.len = sizeof(*f->p.remote);
+	}
 	return proc_call(d, &f->p,
 		&(struct proc_request){.m = &m,
+			.payload = f->p.remote,
 			.fds = fds,
-			.nfds = s->set >= 0 ? 3 : 2,
+			.nfds = n,
 			.timeout_ms = SETUP_MS,
 			.fn = set_up,
 			.arg = f},
@@ -209,6 +239,8 @@ struct feed *feed_start(
 		if (!f->p.parents)
 			r = err_set(e, -ENOMEM, "no memory for a pager");
 	}
+	if (!r && s->remote)
+		r = proc_set_remote(&f->p, s->remote, e);
 	if (!r)
 		r = setup(d, f, s, e);
 	if (!r)

@@ -63,6 +63,7 @@ struct feed_start {
 	int file, set;            /* borrowed; set -1: none */
 	const struct ucred *peer; /* whose rights find parents; NULL: none */
 	const char *path;         /* of the snapshot, or NULL */
+	const struct remote_name *remote; /* NULL: file is all there is */
 	feed_fn *fn;
 };
 /* NULL and e on error; else fn will be called once. */

@@ -35,7 +35,7 @@ void feed_pack(const struct feed *f, msgpack_packer *p)
 	feed_stats(f, &s);
 	here = s.pages_demand + s.pages_set + s.pages_filled;
 	mp_str(p, "pager");
-	(void)msgpack_pack_map(p, f->damaged[0] ? 14 : 13);
+	(void)msgpack_pack_map(p, f->damaged[0] ? 15 : 14);
 	mp_key_str(p, "state", state_name(f, &s));
 	mp_key_u64(p, "pid", (uint64_t)f->p.pid);
 	mp_key_u64(p, "faults", s.faults);
@@ -49,6 +49,7 @@ void feed_pack(const struct feed *f, msgpack_packer *p)
 		s.pages_total > here ? s.pages_total - here : 0);
 	mp_key_u64(p, "set_pages", s.set_pages);
 	mp_key_u64(p, "bytes_read", s.bytes_read);
+	mp_key_u64(p, "bytes_fetched", s.bytes_fetched);
 	mp_key_u64(p, "machines_failed", s.failed);
 	if (f->damaged[0])
 		mp_key_str(p, "damaged", f->damaged);
@@ -88,6 +89,7 @@ void feed_count(struct daemon *d)
 		sum.pages_set += s.pages_set;
 		sum.pages_filled += s.pages_filled;
 		sum.bytes_read += s.bytes_read;
+		sum.bytes_fetched += s.bytes_fetched;
 		sum.failed += s.failed;
 	}
 	c[COUNT_PAGER_FAULTS] = sum.faults;
@@ -95,5 +97,6 @@ void feed_count(struct daemon *d)
 	c[COUNT_PAGER_DEMAND] = sum.pages_demand;
 	c[COUNT_PAGER_PREFETCHED] = sum.pages_set + sum.pages_filled;
 	c[COUNT_PAGER_BYTES] = sum.bytes_read;
+	c[COUNT_PAGER_FETCHED] = sum.bytes_fetched;
 	c[COUNT_PAGER_FAILED] = sum.failed;
 }

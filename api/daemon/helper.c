@@ -169,6 +169,40 @@ struct helper *helper_flatten(struct daemon *d, const struct helper_files *f,
 	return h;
 }
 
+static void called(
+	struct daemon *d, void *arg, struct ctl_packet *p, const struct err *e)
+{
+	struct helper *h = arg;
+	call_fn *fn = h->called;
+
+	h->called = NULL;
+	if (fn)
+		fn(d, h->arg, p, e);
+}
+
+struct helper *helper_call(
+	struct daemon *d, const struct proc_request *q, struct err *e)
+{
+	struct proc_request mine = *q;
+	struct helper *h = create(d, e);
+	int r;
+
+	if (!h)
+		return NULL;
+	mine.fn = called;
+	mine.arg = h;
+	r = proc_spawn(d, &h->p, false, e);
+	if (!r)
+		r = proc_call(d, &h->p, &mine, e);
+	if (r) {
+		helper_cancel(d, h);
+		return NULL;
+	}
+	h->called = q->fn;
+	h->arg = q->arg;
+	return h;
+}
+
 void helper_gone(struct daemon *d, struct helper *h, int status)
 {
 	struct err e = {.code = -EIO,

@@ -20,6 +20,7 @@ struct helper {
 	struct list link; /* daemon.helpers */
 	copied_fn *copied;
 	flattened_fn *flattened;
+	call_fn *called;
 	void *arg;
 };
 
@@ -47,6 +48,10 @@ struct helper_files {
 };
 struct helper *helper_flatten(struct daemon *d, const struct helper_files *f,
 	flattened_fn *fn, void *arg, struct err *e);
+/* Ask a thaw-machine that ends with its answer. NULL on error; else q->fn will
+ * be called once. */
+struct helper *helper_call(
+	struct daemon *d, const struct proc_request *q, struct err *e);
 /* End it; no callback follows. */
 void helper_cancel(struct daemon *d, struct helper *h);
 void helper_gone(struct daemon *d, struct helper *h, int status);

@@ -3,6 +3,7 @@
 #include "api/daemon/config.h"
 #include "api/daemon/console.h"
 #include "api/daemon/events.h"
+#include "api/daemon/fetch.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/peerfile.h"
@@ -65,7 +66,9 @@ static int open_files(struct request *r, struct args *a, struct config *cfg,
 	struct daemon *d = r->d;
 	int rc;
 
-	if (!s->cfg)
+	if (!s->cfg && r->fetched)
+		s->file = take_fd(&r->fetched->file);
+	else if (!s->cfg)
 		s->file = peerfile_read(d, r, "snapshot", &a->snapshot, e);
 	else if (!cfg->mc.builtin)
 		s->file = peerfile_read(d, r, "config.kernel", &cfg->kernel, e);
@@ -170,7 +173,9 @@ int machine_create_method(
 	if (snapshot) {
 		s.role = CTL_ROLE_RESTORE;
 		s.peer = &r->conn->peer;
-		if (a->snapshot.path.p) {
+		if (r->fetched) {
+			s.remote = &r->fetched->name;
+		} else if (a->snapshot.path.p) {
 			(void)snprintf(path, sizeof(path), "%.*s",
 				(int)a->snapshot.path.n, a->snapshot.path.p);
 			s.path = path;
@@ -185,7 +190,9 @@ int machine_create_method(
 	if (!rc)
 		rc = open_files(r, a, &cfg, &s, &l, e);
 	s.paging = &paging;
-	if (!rc && a->lazy)
+	if (!rc && r->fetched)
+		s.set = take_fd(&r->fetched->set);
+	else if (!rc && a->lazy)
 		s.set = peerfile_set(d, r, &a->snapshot);
 	if (!rc)
 		rc = create(d, r, a, &s, &l, e);

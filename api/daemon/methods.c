@@ -1,5 +1,7 @@
 #include "api/daemon/methods.h"
 
+#include "api/daemon/fetch.h"
+
 #include <stddef.h>
 #include <string.h>
 
@@ -24,8 +26,9 @@ static const char *const codecs[] = {"raw", "zstd", NULL};
 static const struct param machine_create_params[] = {
 	{"config", PARAM_OBJECT, false, AT(config),
 		.help = "configuration map, see config.md"},
-	{"snapshot", PARAM_PATH, false, AT(snapshot),
-		.help = "instead: restore this snapshot"},
+	{"snapshot", PARAM_SOURCE, false, AT(snapshot),
+		.help = "instead: restore this snapshot; `\"tcp://...\"` with "
+			"`lazy`: one on another host (pager.md)"},
 	{"name", PARAM_NAME, false, AT(name), .help = "a name of your own"},
 	{"ready", PARAM_OBJECT, false, AT(ready),
 		.help = "`\"agent\"`, `{\"text\": T}` (on the console) or "
@@ -155,8 +158,10 @@ static const struct param template_create_params[] = {
 	{"name", PARAM_NAME, true, AT(name), .help = "the new template"},
 	{"config", PARAM_OBJECT, false, AT(config),
 		.help = "boot this machine (config.md), freeze it when ready"},
-	{"snapshot", PARAM_PATH, false, AT(snapshot),
-		.help = "instead: a snapshot, which is copied"},
+	{"snapshot", PARAM_SOURCE, false, AT(snapshot),
+		.help = "instead: a snapshot, which is copied; "
+			"`\"tcp://...\"` with `lazy`: one on another host "
+			"(pager.md)"},
 	{"machine", PARAM_ID, false, AT(machine),
 		.help = "instead: this machine as it is now; it goes on"},
 	{"disks", PARAM_OBJECT, false, AT(disks),
@@ -362,5 +367,7 @@ int method_call(struct daemon *d, struct request *r,
 	struct args a;
 	int rc = params_parse(r->method->params, params, &a, e);
 
+	if (!rc && fetch_wanted(&a) && !r->fetched)
+		return fetch_hold(d, r, params, &a, e);
 	return rc ? rc : r->method->fn(d, r, &a, e);
 }

@@ -30,6 +30,7 @@ static const char *const counter_names[] = {
 	[COUNT_PAGER_DEMAND] = "pager_pages_demand",
 	[COUNT_PAGER_PREFETCHED] = "pager_pages_prefetched",
 	[COUNT_PAGER_BYTES] = "pager_bytes_read",
+	[COUNT_PAGER_FETCHED] = "pager_bytes_fetched",
 	[COUNT_PAGER_FAILED] = "pager_machines_failed",
 };
 _Static_assert(ARRAY_SIZE(counter_names) == NCOUNTERS_, "one name each");

@@ -161,6 +161,18 @@ int param_path(const msgpack_object *o, const char *key, struct path_arg *v,
 	return param_text(o, key, PATH_MAX - 1, &v->path, e);
 }
 
+/* Whether it is a good one is found out by who parses it. */
+static int param_source(const msgpack_object *o, const char *key,
+	struct path_arg *v, struct err *e)
+{
+	static const char scheme[] = "tcp://";
+
+	if (o->type == MSGPACK_OBJECT_STR && o->via.str.size > strlen(scheme) &&
+		!memcmp(o->via.str.ptr, scheme, strlen(scheme)))
+		return param_text(o, key, PATH_MAX - 1, &v->path, e);
+	return param_path(o, key, v, e);
+}
+
 static int choice(const struct param *p, const msgpack_object *o, uint64_t *v,
 	struct err *e)
 {
@@ -197,6 +209,8 @@ static int parse_one(const struct param *p, const msgpack_object *o,
 		return param_data(o, p->name, p->max, at, e);
 	case PARAM_PATH:
 		return param_path(o, p->name, at, e);
+	case PARAM_SOURCE:
+		return param_source(o, p->name, at, e);
 	case PARAM_FD:
 		return param_fd(o, p->name, at, e);
 	case PARAM_UINT:

@@ -59,6 +59,7 @@ enum param_type {
 	PARAM_TEXT,   /* struct text */
 	PARAM_DATA,   /* struct text, bin or str */
 	PARAM_PATH,   /* struct path_arg */
+	PARAM_SOURCE, /* the same, or "tcp://...": see fetch.h */
 	PARAM_UINT,   /* uint64_t within min..max */
 	PARAM_BOOL,   /* uint64_t 0 or 1 */
 	PARAM_CHOICE, /* uint64_t: index in choices */

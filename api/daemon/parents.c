@@ -1,5 +1,6 @@
 #include "api/daemon/parents.h"
 
+#include "api/daemon/fetch.h"
 #include "api/daemon/machine.h"
 #include "api/daemon/peerfile.h"
 #include "api/daemon/template.h"
@@ -169,6 +170,17 @@ static int open_place(struct daemon *d, struct parents *p, enum place place,
 	return fd;
 }
 
+/* Of a remote snapshot: parents are on the other host, too, and have been
+ * brought here. Only its pager adds to them. */
+static int from_cache(
+	struct daemon *d, const struct proc *p, const struct ctl_parent *q)
+{
+	struct remote_file f = {.uuid = q->uuid};
+
+	memcpy(f.digest, q->digest, sizeof(f.digest));
+	return fetch_cached(d, &f, p->kind == PROC_PAGER);
+}
+
 /* A new question is about the parent of what was handed out last. */
 static void begin_question(struct parents *p)
 {
@@ -196,16 +208,19 @@ void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 		free(parents->given);
 		parents->given = NULL;
 	}
+	if (p->remote && place == 0) {
+		fd = from_cache(d, p, &pk->msg.parent);
+		place = NPLACES_;
+	}
 	for (; parents && fd < 0 && place < NPLACES_; place++)
 		fd = open_place(d, parents, (enum place)place,
 			&pk->msg.parent.uuid, hint);
 	ctl_make_reply(&pk->msg, &m);
 	m.parent.attempt = place;
-	if (fd >= 0) {
+	if (fd >= 0)
 		m.status = 0;
-		if (!parents->known)
-			add_file(parents, fd);
-	}
+	if (fd >= 0 && parents && !parents->known)
+		add_file(parents, fd);
 	/* A process that does not read is killed by its setup's time limit. */
 	(void)!proc_send(p, &m, NULL, &(struct ctl_fd){fd, CTL_FD_PARENT, 0},
 		fd >= 0 ? 1 : 0);

@@ -8,6 +8,7 @@
 #include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
+#include "snapshot/remote.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -63,6 +64,15 @@ int proc_adopt(
 	return r;
 }
 
+int proc_set_remote(struct proc *p, const struct remote_name *n, struct err *e)
+{
+	p->remote = malloc(sizeof(*n));
+	if (!p->remote)
+		return err_set(e, -ENOMEM, "no memory for a name");
+	*p->remote = *n;
+	return 0;
+}
+
 static void call_end(struct daemon *d, struct call *c, struct ctl_packet *pk,
 	const struct err *e)
 {
@@ -104,6 +114,8 @@ void proc_release(struct daemon *d, struct proc *p, const struct err *why)
 			NULL, why);
 	parents_free(p->parents);
 	p->parents = NULL;
+	free(p->remote);
+	p->remote = NULL;
 }
 
 /* The process itself enforces the time; this is for one that is stuck. */

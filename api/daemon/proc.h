@@ -21,6 +21,8 @@ enum proc_kind {
 	PROC_PAGER,  /* struct feed */
 };
 
+struct remote_name; /* snapshot/remote.h */
+
 struct proc {
 	struct watch on_ctl, on_exit;
 	enum proc_kind kind;
@@ -32,6 +34,8 @@ struct proc {
 	uint32_t last_req;
 	struct list calls;
 	struct parents *parents; /* owned, may be NULL: see parents.h */
+	/* Owned, may be NULL: its snapshot is on another host. */
+	struct remote_name *remote;
 };
 
 /* An answer: p is the message (status is 0, or more), or NULL and e says why
@@ -43,6 +47,9 @@ void proc_init(struct proc *p, enum proc_kind kind);
 /* Start a thaw-machine; own_ns: give it a pid namespace if we may. */
 int proc_spawn(
 	struct daemon *d, struct proc *p, bool own_ns, struct err *e) MUST_USE;
+/* Its snapshot is on another host: keep a copy of the name. */
+int proc_set_remote(
+	struct proc *p, const struct remote_name *n, struct err *e) MUST_USE;
 /* Take over socket and pidfd of a clone; owned on success only. */
 int proc_adopt(struct daemon *d, struct proc *p, int sock, int pidfd,
 	pid_t parent) MUST_USE;

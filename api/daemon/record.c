@@ -234,6 +234,7 @@ int template_record_method(
 		(unsigned long long)++d->next_machine);
 	s.id = id;
 	s.file = t->snap_fd;
+	s.remote = t->remote;
 	s.arg = op;
 	rc = starter_begin(d, &s, &m, e);
 	if (rc)

@@ -160,6 +160,48 @@ int proc_spawn_copy(
 	return err_sys(e, r, "watching a copy");
 }
 
+/* It talks to name servers and to strangers: as nobody, if it can be. */
+static void __attribute__((noreturn))
+dialer(const struct remote_name *n, int sock)
+{
+	const unsigned nobody = 65534;
+	sigset_t none;
+
+	close_others(sock, sock);
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	if (geteuid() == 0) {
+		(void)!syscall(SYS_setgroups, 0, NULL);
+		(void)!syscall(SYS_setresgid, nobody, nobody, nobody);
+		(void)!syscall(SYS_setresuid, nobody, nobody, nobody);
+	}
+	/* After that: a change of ids clears it. */
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	remote_dial_serve(sock, n);
+	_exit(0);
+}
+
+int spawn_dialer(struct daemon *d, const struct remote_name *n, struct err *e)
+{
+	int pair[2], pidfd = -1;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+		return err_sys(e, -errno, "socket of a connecting process");
+	pid = fork_with_pidfd(false, &pidfd);
+	if (pid == 0)
+		dialer(n, pair[1]);
+	(void)close(pair[1]);
+	if (pid < 0) {
+		(void)close(pair[0]);
+		return err_sys(e, -errno, "starting a connecting process");
+	}
+	(void)close(pidfd);
+	/* It ends by itself when the other end is closed. */
+	proc_remember(d, pid);
+	return pair[0];
+}
+
 /* Value of a line "Key:\tNUMBER" in a file of /proc, or -1. */
 static long proc_field(const char *path, const char *key)
 {

@@ -190,6 +190,7 @@ static int start_feed(struct daemon *d, struct machine_entry *m,
 		.set = start->set,
 		.peer = start->peer,
 		.path = start->path,
+		.remote = start->remote,
 		.fn = fed};
 
 	if (!start->paging || !start->paging->lazy)
@@ -229,6 +230,8 @@ int starter_begin(struct daemon *d, const struct start *start,
 		}
 	}
 	r = admit_machine(d, m, e);
+	if (!r && start->remote)
+		r = proc_set_remote(&m->p, start->remote, e);
 	if (!r)
 		r = proc_spawn(d, &m->p, false, e);
 	if (!r)

@@ -37,6 +37,7 @@ struct start {
 	const char *hostname;           /* NULL or "": none */
 	const struct ucred *peer;       /* restore: whose rights find parents */
 	const char *path;               /* restore: of the snapshot, or NULL */
+	const struct remote_name *remote; /* restore: it is on another host */
 	bool track_dirty;
 	uint32_t cid;
 	struct ready ready;

@@ -131,14 +131,37 @@ int store_begin(int store, const char *name, struct store_new *n, int *fd,
 	return *fd < 0 ? err_sys(e, -errno, "creating the snapshot") : 0;
 }
 
+static json_t *remote_json(const struct remote_name *n)
+{
+	char url[REMOTE_URL_MAX];
+
+	if (!n)
+		return NULL;
+	remote_url(n, url);
+	return json_string(url);
+}
+
+static struct remote_name *read_remote(const json_t *j)
+{
+	const char *url = json_string_value(json_object_get(j, "remote"));
+	struct remote_name *n = url ? malloc(sizeof(*n)) : NULL;
+	struct err e = {0};
+
+	if (!n || !remote_parse(url, n, &e))
+		return n;
+	free(n);
+	return NULL;
+}
+
 static int write_meta(int dir, const struct store_meta *meta, struct err *e)
 {
 	json_t *labels =
 		meta->labels ? json_loads(meta->labels, 0, NULL) : NULL;
 	json_t *disks = meta->disks ? json_loads(meta->disks, 0, NULL) : NULL;
+	json_t *remote = remote_json(meta->remote);
 	json_t *j = json_pack(
-		"{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o*,s:o*}", "pool",
-		(json_int_t)meta->pool, "max_clones",
+		"{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o*,s:o*,s:o*}",
+		"pool", (json_int_t)meta->pool, "max_clones",
 		(json_int_t)meta->max_clones, "invoke_ms",
 		(json_int_t)meta->invoke_ms, "created_ns",
 		(json_int_t)meta->created, "uid", (json_int_t)meta->uid, "gid",
@@ -146,7 +169,7 @@ static int write_meta(int dir, const struct store_meta *meta, struct err *e)
 		"fill_none", (json_int_t)meta->paging.fill_none, "fill_rate",
 		(json_int_t)meta->paging.rate, "stall_ms",
 		(json_int_t)meta->paging.stall_ms, "labels", labels, "disks",
-		disks);
+		disks, "remote", remote);
 	char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	AUTO_FD fd = -1;
 	int r = text ? 0 : -ENOMEM;
@@ -276,6 +299,7 @@ static int read_meta(int dir, struct store_meta *meta, struct err *e)
 	if (json_is_array(json_object_get(j, "disks")))
 		meta->disks =
 			json_dumps(json_object_get(j, "disks"), JSON_COMPACT);
+	meta->remote = read_remote(j);
 	json_decref(j);
 	return 0;
 }
@@ -309,7 +333,8 @@ int store_load(int store, const char *name, struct store_meta *meta, int *fd,
 	r = -errno;
 	free(meta->labels);
 	free(meta->disks);
-	meta->labels = meta->disks = NULL;
+	free(meta->remote);
+	memset(meta, 0, sizeof(*meta));
 	return err_sys(e, r, "opening " SNAPSHOT);
 }
 
@@ -362,19 +387,34 @@ int store_replace_set(int store, const char *name, int from, struct err *e)
 		       : store_put_set(dir, from, e);
 }
 
-int store_link(const struct store_new *n, int from, int to)
+static int second_name(const struct store_new *n, int from)
 {
 	char path[40];
+	int r;
 
-	if (ioctl(to, FICLONE, from) == 0)
-		return fsync(to) == 0;
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", from);
 	if (linkat(AT_FDCWD, path, n->dir, SNAPSHOT TEMP, AT_SYMLINK_FOLLOW))
-		return 0;
+		return -errno;
 	if (!renameat(n->dir, SNAPSHOT TEMP, n->dir, SNAPSHOT))
-		return 1;
+		return 0;
+	r = -errno;
 	(void)unlinkat(n->dir, SNAPSHOT TEMP, 0);
-	return 0;
+	return r;
+}
+
+int store_link(const struct store_new *n, int from, int to)
+{
+	if (ioctl(to, FICLONE, from) == 0)
+		return fsync(to) == 0;
+	return second_name(n, from) == 0;
+}
+
+int store_adopt(const struct store_new *n, int from, struct err *e)
+{
+	int r = second_name(n, from);
+
+	return r ? err_sys(e, r, "giving the cached snapshot a second name")
+		 : 0;
 }
 
 /* The rest of a file, where the kernel does not copy between two of them. */

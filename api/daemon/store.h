@@ -8,6 +8,7 @@
 #define THAW_API_DAEMON_STORE_H
 
 #include "api/daemon/feed.h"
+#include "snapshot/remote.h"
 
 struct store_new {
 	int dir; /* owned, -1: none */
@@ -20,6 +21,7 @@ struct store_meta {
 	uint64_t uid, gid; /* who made it */
 	uint64_t pool, max_clones, invoke_ms, created;
 	struct feed_opts paging;
+	struct remote_name *remote; /* owned: where the snapshot is, or NULL */
 };
 
 /* Opens (and makes) DIR/templates and removes leftovers; the result is its
@@ -52,6 +54,8 @@ int store_replace_set(
 /* The new template's snapshot without copying its bytes: by shared blocks or as
  * another name of the same file. 1: done, 0: it must be copied. */
 int store_link(const struct store_new *n, int from, int to);
+/* The new template's snapshot is this file, as another name of it. */
+int store_adopt(const struct store_new *n, int from, struct err *e) MUST_USE;
 /* Copy all of a file, sharing blocks where the file system can. */
 int store_copy(int from, int to, struct err *e) MUST_USE;
 

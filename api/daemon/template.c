@@ -86,6 +86,7 @@ void template_drop(struct daemon *d, struct template *t, const struct err *why)
 	if (t->base_fd >= 0)
 		(void)close(t->base_fd);
 	free(t->labels);
+	free(t->remote);
 	daemon_bury(d, t);
 }
 
@@ -172,6 +173,7 @@ static void load_one(void *arg, const char *name)
 	if (!t) {
 		free(meta.labels);
 		free(meta.disks);
+		free(meta.remote);
 		(void)close(fd);
 		return;
 	}
@@ -181,6 +183,7 @@ static void load_one(void *arg, const char *name)
 	t->max_clones = meta.max_clones;
 	t->invoke_ms = meta.invoke_ms;
 	t->paging = meta.paging;
+	t->remote = meta.remote;
 	t->created = meta.created;
 	/* Its zygote will say what is missing, by name. */
 	if (template_open_disks(d, t, &meta, &e))

@@ -38,12 +38,13 @@ struct template
 	struct devfiles files; /* its disks: images and layers; no taps */
 	int snap_fd, base_fd;  /* owned; base_fd -1 until it is known */
 	struct feed_opts paging;
-	struct feed *feed;        /* owned: its pager; NULL: none (yet) */
-	uint64_t began;           /* now_ns() when it was asked for */
-	uint32_t first_answer_us; /* since then; 0: none yet */
-	struct zygote *z;         /* current one, NULL: none yet */
-	struct list retired;      /* zygotes that only wait for their clones */
-	unsigned starts;          /* attempts to start a zygote in a row */
+	struct remote_name *remote; /* owned: where its snapshot is, or NULL */
+	struct feed *feed;          /* owned: its pager; NULL: none (yet) */
+	uint64_t began;             /* now_ns() when it was asked for */
+	uint32_t first_answer_us;   /* since then; 0: none yet */
+	struct zygote *z;           /* current one, NULL: none yet */
+	struct list retired; /* zygotes that only wait for their clones */
+	unsigned starts;     /* attempts to start a zygote in a row */
 	struct deadline retry;
 
 	struct list parked, wants;

@@ -273,8 +273,11 @@ static int begin(struct daemon *d, struct zygote *z, struct err *e)
 {
 	struct template *t = z->t;
 	AUTO_FD set = -1;
-	struct feed_start s = {
-		.t = t, .o = &t->paging, .file = t->snap_fd, .fn = fed};
+	struct feed_start s = {.t = t,
+		.o = &t->paging,
+		.file = t->snap_fd,
+		.remote = t->remote,
+		.fn = fed};
 
 	if (!t->paging.lazy || t->base_fd >= 0)
 		return setup(d, z, e);

@@ -14,6 +14,7 @@ static int ask(struct worker *w, const struct snap_parent *want,
 
 	m.parent.uuid = want->uuid;
 	m.parent.attempt = attempt;
+	memcpy(m.parent.digest, want->digest, sizeof(m.parent.digest));
 	m.len = (uint32_t)strlen(want->path);
 	r = worker_send(w, &m, want->path, NULL, 0);
 	while (!r) {

@@ -1,6 +1,7 @@
 #include "api/machine/chain.h"
 
 #include "core/log.h"
+#include "snapshot/remote.h"
 #include "snapshot/source.h"
 #include "uffd/pager.h"
 
@@ -23,6 +24,10 @@ struct pager_proc {
 	struct chain chain;
 	struct psrc *src; /* owned */
 	struct pager *p;  /* owned */
+	/* The snapshot is on another host. */
+	bool remote;
+	int dialer; /* owned */
+	struct remote_link link;
 	uint8_t digest[16];
 };
 
@@ -31,7 +36,11 @@ static void pager_free(struct pager_proc *pp)
 	pager_destroy(pp->p);
 	if (pp->src)
 		pp->src->ops->close(pp->src);
+	if (pp->remote)
+		remote_link_fini(&pp->link);
 	chain_close(&pp->chain);
+	if (pp->dialer >= 0)
+		(void)close(pp->dialer);
 	if (pp->file >= 0)
 		(void)close(pp->file);
 	if (pp->stats >= 0)
@@ -63,6 +72,34 @@ static void use_set(struct pager_proc *pp, int fd)
 	ws_fini(&set);
 }
 
+/* The files are a cache of what is on another host. Only the first one was
+ * named by somebody; it has the digests of the others. */
+static int open_remote(
+	struct pager_proc *pp, struct ctl_packet *p, struct err *e)
+{
+	uint32_t stall = p->msg.setup.pager.stall_ms;
+	int fd[SNAP_MAX_CHAIN + 1];
+	struct remote_name n;
+	int r;
+
+	pp->dialer = ctl_take(p, CTL_FD_DIALER, 0);
+	if (pp->dialer < 0 || p->msg.len != sizeof(n))
+		return err_set(e, -EINVAL, "setup without a peer");
+	memcpy(&n, p->payload, sizeof(n));
+	if (memcmp(n.file.digest, pp->digest, 16) != 0 ||
+		memcmp(n.file.uuid.b, uuid_of(pp), 16) != 0)
+		return err_set(e, -EBADMSG,
+			"the cache has another snapshot than the one wanted");
+	r = remote_link_init(
+		&pp->link, pp->dialer, &n, stall ? stall : PAGER_STALL_MS, e);
+	if (r)
+		return r;
+	pp->remote = true;
+	memcpy(fd, pp->chain.fd, pp->chain.n * sizeof(fd[0]));
+	fd[0] = pp->file;
+	return remote_source(pp->chain.s[0], fd, &pp->link, &pp->src, e);
+}
+
 static int open_snapshot(
 	struct pager_proc *pp, struct ctl_packet *p, struct err *e)
 {
@@ -73,12 +110,13 @@ static int open_snapshot(
 	if (pp->file < 0)
 		return err_set(e, -EINVAL, "setup without a snapshot");
 	r = chain_open(pp->w, pp->file, &pp->chain, e);
-	if (!r)
-		r = snap_source(pp->chain.s[0], &pp->src, e);
 	if (r)
 		return r;
 	r = snap_digest(pp->chain.s[0], pp->digest);
-	return r ? err_sys(e, r, "digest of the snapshot") : 0;
+	if (r)
+		return err_sys(e, r, "digest of the snapshot");
+	return p->msg.setup.remote ? open_remote(pp, p, e)
+				   : snap_source(pp->chain.s[0], &pp->src, e);
 }
 
 int pager_setup(struct worker *w, struct ctl_packet *p, struct pager_proc **out,
@@ -92,7 +130,7 @@ int pager_setup(struct worker *w, struct ctl_packet *p, struct pager_proc **out,
 	if (!pp)
 		return err_set(e, -ENOMEM, "no memory for a pager");
 	pp->w = w;
-	pp->file = pp->stats = -1;
+	pp->file = pp->stats = pp->dialer = -1;
 	r = open_snapshot(pp, p, e);
 	if (!r) {
 		o = (struct pager_opts){

@@ -2,6 +2,7 @@
 
 #include "api/machine/attach.h"
 #include "api/machine/chain.h"
+#include "api/machine/fetch.h"
 #include "api/machine/offline.h"
 #include "core/arch.h"
 #include "core/dirty.h"
@@ -341,7 +342,8 @@ static int become(struct setup *s, int *base, struct err *e)
 	/* No device is the host's lack: "not found" and "denied" would speak of
 	 * what the client named. */
 	if (q->role != CTL_ROLE_FLATTEN && q->role != CTL_ROLE_PAGER &&
-		kvm_open("/dev/kvm", &w->kvm, e) && q->role != CTL_ROLE_INSPECT)
+		q->role != CTL_ROLE_FETCH && kvm_open("/dev/kvm", &w->kvm, e) &&
+		q->role != CTL_ROLE_INSPECT)
 		return e->code = -EOPNOTSUPP;
 	r = q->lazy || w->role == CTL_ROLE_PAGER ? uffd_host_open(&w->uffd, e)
 						 : 0;
@@ -364,6 +366,9 @@ static int become(struct setup *s, int *base, struct err *e)
 		return 0;
 	case CTL_ROLE_FLATTEN:
 		return flatten(s, e);
+	case CTL_ROLE_FETCH:
+		w->done = true;
+		return fetch_snapshot(s->p, &s->done, e);
 	default:
 		return err_set(e, -EINVAL, "unknown role %u", q->role);
 	}
@@ -425,6 +430,7 @@ static int serve(struct setup *s)
 	case CTL_ROLE_BUILDER:
 	case CTL_ROLE_RESTORE:
 	case CTL_ROLE_FLATTEN:
+	case CTL_ROLE_FETCH:
 	default:
 		return worker_run(w);
 	}
