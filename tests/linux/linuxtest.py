@@ -139,11 +139,11 @@ def restore(client, name, path, disk=None, timeout=60):
     return Guest(client, r["id"])
 
 
-def outside(script, kernels, cpus, mem, timeout):
+def outside(script, guests, cpus, mem, timeout):
     """Run the script again where it can work; its exit code."""
     with tempfile.TemporaryDirectory(prefix="thaw-linux-") as d:
         try:
-            make_guests(d, kernels)
+            guests(d)
             if host_can():
                 env = dict(os.environ, THAW_LINUX_GUESTS=d)
                 return subprocess.run([sys.executable, script] + sys.argv[1:], env=env).returncode
@@ -161,8 +161,9 @@ def outside(script, kernels, cpus, mem, timeout):
             return 1
 
 
-def main(names, kernels=tuple(kernel_cache.KERNELS), cpus=2, mem=3072, timeout=900):
-    """kernels: those the tests need; cpus, mem: of the test machine."""
+def main(names, kernels=tuple(kernel_cache.KERNELS), guests=None, cpus=2, mem=3072, timeout=900):
+    """kernels: those the tests need; guests(directory) makes other guests than
+    ours; cpus, mem: of the test machine."""
     if "THAW_LINUX_GUESTS" in os.environ:
         thawtest.main(names)
-    sys.exit(outside(os.path.abspath(sys.argv[0]), kernels, cpus, mem, timeout))
+    sys.exit(outside(os.path.abspath(sys.argv[0]), guests or (lambda d: make_guests(d, kernels)), cpus, mem, timeout))
