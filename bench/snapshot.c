@@ -44,7 +44,7 @@ static int touch(struct bench *b, const char *id, unsigned mib, unsigned kind)
 	msgpack_packer *p = thaw_request(b->t, "machine.invoke", 2);
 	char text[8192];
 	int n = snprintf(text, sizeof(text), "touch %u\n%0*u", mib,
-		kind ? (int)(64 * 16 + 10 * 16 * (kind % 32)) : 1, 0);
+		kind ? (int)(64 * 16 + 10 * 16 * (kind % 32)) : 1, 0U);
 
 	mp_key_str(p, "id", id);
 	thaw_pack_data(p, "payload", text, (size_t)n);

@@ -172,6 +172,7 @@ void snap_ancestors_read(
 void snap_ancestors_free(struct snap_ancestors *a)
 {
 	free(a->slot);
+	(void)ZSTD_freeDCtx(a->zstd);
 	memset(a, 0, sizeof(*a));
 }
 
@@ -192,15 +193,16 @@ bool snap_ancestors_find(const struct snap_ancestors *a, uint32_t crc,
 	return true;
 }
 
-bool snap_ancestors_same(const struct snap_ancestors *a,
-	const struct snap_chunk *c, const uint8_t *raw, uint8_t *buf)
+bool snap_ancestors_same(struct snap_ancestors *a, const struct snap_chunk *c,
+	const uint8_t *raw, uint8_t *buf)
 {
 	uint8_t *stored = buf, *unpacked = buf + SNAP_CHUNK_SIZE;
 	bool packed = c->codec != SNAP_CODEC_RAW;
 
 	if (snap_pread(a->file[c->file]->fd, stored, c->stored_length,
 		    c->offset, NULL) ||
-		snap_chunk_decode(c, stored, packed ? unpacked : NULL, NULL))
+		snap_chunk_decode(
+			c, &a->zstd, stored, packed ? unpacked : NULL, NULL))
 		return false;
 	return !memcmp(packed ? unpacked : stored, raw, c->raw_length);
 }

@@ -18,6 +18,7 @@ struct side {
 	struct snap_window win;
 	uint8_t *buf; /* owned: the window, then a chunk's stored and raw bytes
 		       */
+	ZSTD_DCtx *zstd; /* owned */
 };
 
 struct memory {
@@ -40,6 +41,7 @@ static void side_free(struct side *d)
 	if (d->snap)
 		snap_leaves_fini(&d->leaves);
 	free(d->buf);
+	(void)ZSTD_freeDCtx(d->zstd);
 }
 
 static int side_read(struct side *d, gpa_t gpa, struct err *e)
@@ -56,7 +58,7 @@ static int side_read(struct side *d, gpa_t gpa, struct err *e)
 
 		if (rc)
 			return rc;
-		if (snap_chunk_decode(&x->c, stored, raw, &why))
+		if (snap_chunk_decode(&x->c, &d->zstd, stored, raw, &why))
 			return snap_bad(e, x->c.offset, x->c.stored_length,
 				"chunk of guest 0x%llx: %.200s",
 				(unsigned long long)gpa, why.msg);

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zstd.h>
 
 static int check_region(const struct snap *s, uint32_t i, uint32_t *leaves)
 {
@@ -304,8 +303,21 @@ int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
 	return check_leaf(s, at, leaf, e);
 }
 
-const char *snap_unpack_zstd(const void *stored, uint32_t stored_length,
-	uint32_t stored_crc, void *raw, uint32_t raw_length)
+/* A context of its own for each chunk would cost as much as the chunk. */
+static size_t unpack(ZSTD_DCtx **z, const void *stored, uint32_t stored_length,
+	void *raw, uint32_t raw_length)
+{
+	if (z && !*z)
+		*z = ZSTD_createDCtx();
+	if (z && *z)
+		return ZSTD_decompressDCtx(
+			*z, raw, raw_length, stored, stored_length);
+	return ZSTD_decompress(raw, raw_length, stored, stored_length);
+}
+
+const char *snap_unpack_zstd(ZSTD_DCtx **z, const void *stored,
+	uint32_t stored_length, uint32_t stored_crc, void *raw,
+	uint32_t raw_length)
 {
 	/* Not every bit of a frame shows in what comes out of it. */
 	if (crc32c(0, stored, stored_length) != stored_crc)
@@ -315,19 +327,18 @@ const char *snap_unpack_zstd(const void *stored, uint32_t stored_length,
 		ZSTD_findFrameCompressedSize(stored, stored_length) !=
 			stored_length)
 		return "not one zstd frame of this length";
-	if (ZSTD_decompress(raw, raw_length, stored, stored_length) !=
-		raw_length)
+	if (unpack(z, stored, stored_length, raw, raw_length) != raw_length)
 		return "cannot be unpacked";
 	return NULL;
 }
 
-int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
-	struct err *e)
+int snap_chunk_decode(const struct snap_chunk *c, ZSTD_DCtx **z,
+	const void *stored, void *raw, struct err *e)
 {
 	const void *bytes = stored;
 
 	if (c->codec == SNAP_CODEC_ZSTD) {
-		const char *why = snap_unpack_zstd(stored, c->stored_length,
+		const char *why = snap_unpack_zstd(z, stored, c->stored_length,
 			c->stored_crc, raw, c->raw_length);
 
 		if (why)
@@ -355,7 +366,7 @@ int snap_read_chunk(const struct snap *s, const struct snap_leaf_at *at,
 		rc = snap_pread(file->fd, to, c->stored_length, c->offset, e);
 		if (rc)
 			return rc;
-		rc = snap_chunk_decode(c, to, buf, &why);
+		rc = snap_chunk_decode(c, NULL, to, buf, &why);
 	}
 	if (file && !rc)
 		return 0;

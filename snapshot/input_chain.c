@@ -13,8 +13,8 @@ static int chain_leaf(struct snap_input *in, uint32_t i, struct err *e)
 	return snap_leaves_read(&x->leaves, i, e);
 }
 
-static int read_extent(const struct snap_extent *x, uint8_t *stored,
-	uint8_t *raw, struct err *e)
+static int read_extent(const struct snap_extent *x, ZSTD_DCtx **z,
+	uint8_t *stored, uint8_t *raw, struct err *e)
 {
 	struct err why = {0};
 	int rc = snap_pread(
@@ -22,7 +22,7 @@ static int read_extent(const struct snap_extent *x, uint8_t *stored,
 
 	if (rc)
 		return rc;
-	if (snap_chunk_decode(&x->c, stored, raw, &why))
+	if (snap_chunk_decode(&x->c, z, stored, raw, &why))
 		return snap_bad(e, x->c.offset, x->c.stored_length, "chunk: %s",
 			why.msg);
 	return 0;
@@ -44,7 +44,7 @@ static int chain_window(struct snap_input *in, uint32_t n, unsigned slot,
 	for (unsigned i = 0; i < w.n && !rc; i++) {
 		const struct snap_extent *ext = &w.ext[i];
 
-		rc = read_extent(ext, stored, raw, e);
+		rc = read_extent(ext, &x->zstd[slot], stored, raw, e);
 		if (rc)
 			return rc;
 		snap_unpack_pages(window, raw, ext->c.present, ext->take);
@@ -67,9 +67,14 @@ int snap_input_chain(struct snap_input_chain *x, const struct snap *s, bool own,
 	struct snap_input *in = &x->in;
 
 	memset(x, 0, sizeof(*x));
-	x->buf = malloc((threads + 1) * 3 * SNAP_CHUNK_SIZE);
-	if (!x->buf)
+	x->nthreads = threads + 1;
+	x->buf = malloc(x->nthreads * 3 * SNAP_CHUNK_SIZE);
+	x->zstd = calloc(x->nthreads, sizeof(ZSTD_DCtx *));
+	if (!x->buf || !x->zstd) {
+		free(x->buf);
+		free(x->zstd);
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	}
 	in->leaf = chain_leaf;
 	in->window = chain_window;
 	in->diff = own && (s->h.flags & SNAP_FLAG_DIFF);
@@ -85,5 +90,8 @@ int snap_input_chain(struct snap_input_chain *x, const struct snap *s, bool own,
 void snap_input_chain_fini(struct snap_input_chain *x)
 {
 	snap_leaves_fini(&x->leaves);
+	for (unsigned i = 0; i < x->nthreads; i++)
+		(void)ZSTD_freeDCtx(x->zstd[i]);
+	free(x->zstd);
 	free(x->buf);
 }

@@ -13,6 +13,7 @@
 #include "snapshot/snap.h"
 
 #include <sys/uio.h>
+#include <zstd.h>
 
 #if defined(__x86_64__)
 #define SNAP_ARCH_HOST SNAP_ARCH_X86_64
@@ -81,13 +82,15 @@ int snap_read_leaf(const struct snap *s, const struct snap_leaf_at *at,
 const struct snap *snap_chunk_file(
 	const struct snap *s, const struct snap_chunk *c, struct err *e);
 /* One zstd frame, its checksum checked first, that gives raw_length bytes (at
- * most SNAP_CHUNK_SIZE). NULL, or what is wrong. */
-const char *snap_unpack_zstd(const void *stored, uint32_t stored_length,
-	uint32_t stored_crc, void *raw, uint32_t raw_length) MUST_USE;
+ * most SNAP_CHUNK_SIZE). NULL, or what is wrong. z: of this thread, to unpack
+ * many; *z is made when it is NULL, and the caller's to free. May be NULL. */
+const char *snap_unpack_zstd(ZSTD_DCtx **z, const void *stored,
+	uint32_t stored_length, uint32_t stored_crc, void *raw,
+	uint32_t raw_length) MUST_USE;
 /* Check the stored bytes of a chunk and unpack them to raw (SNAP_CHUNK_SIZE);
  * raw codec: raw may be stored itself, or NULL to check only. */
-int snap_chunk_decode(const struct snap_chunk *c, const void *stored, void *raw,
-	struct err *e) MUST_USE;
+int snap_chunk_decode(const struct snap_chunk *c, ZSTD_DCtx **z,
+	const void *stored, void *raw, struct err *e) MUST_USE;
 /* The raw bytes of a chunk that has any, checked; buf: SNAP_CHUNK_SIZE. */
 int snap_read_chunk(const struct snap *s, const struct snap_leaf_at *at,
 	uint32_t n, const struct snap_chunk *c, uint8_t *buf,
@@ -238,7 +241,9 @@ int snap_check_output(int fd, struct err *e) MUST_USE;
 struct snap_input_chain {
 	struct snap_input in;
 	struct snap_leaves leaves;
-	uint8_t *buf; /* owned: three times 64 KiB for each thread */
+	uint8_t *buf;     /* owned: three times 64 KiB for each thread */
+	ZSTD_DCtx **zstd; /* owned, and each of them; one per thread */
+	unsigned nthreads;
 };
 int snap_input_chain(struct snap_input_chain *x, const struct snap *s, bool own,
 	unsigned threads, struct err *e) MUST_USE;
@@ -291,6 +296,7 @@ struct snap_ancestors {
 	unsigned nfiles;
 	struct snap_held *slot; /* owned */
 	size_t n, cap;
+	ZSTD_DCtx *zstd; /* owned */
 };
 /* parent may be NULL; pages: how many the diff has. What cannot be read is left
  * out. */
@@ -303,8 +309,8 @@ bool snap_ancestors_find(const struct snap_ancestors *a, uint32_t crc,
 	uint32_t raw_length, struct snap_chunk *c);
 /* Are the bytes of that chunk, read, checked and unpacked, these? buf: twice
  * SNAP_CHUNK_SIZE. */
-bool snap_ancestors_same(const struct snap_ancestors *a,
-	const struct snap_chunk *c, const uint8_t *raw, uint8_t *buf);
+bool snap_ancestors_same(struct snap_ancestors *a, const struct snap_chunk *c,
+	const uint8_t *raw, uint8_t *buf);
 
 /* metadata.c */
 int snap_pack_metadata(const struct machine *m, const char *labels_json,

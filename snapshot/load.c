@@ -27,6 +27,7 @@ struct slot {
 	uint8_t *raw;        /* owned: SNAP_CHUNK_SIZE */
 	uint8_t *span;       /* owned: LOAD_SPAN */
 	struct piece *piece; /* owned: one leaf's */
+	ZSTD_DCtx *zstd;     /* owned */
 	struct err e;
 };
 
@@ -100,7 +101,8 @@ static int place(struct load *l, struct slot *sl, const struct snap_leaf_at *at,
 	bool raw = p->x.c.codec == SNAP_CODEC_RAW;
 	struct err why = {0};
 
-	if (snap_chunk_decode(&p->x.c, stored, raw ? NULL : sl->raw, &why))
+	if (snap_chunk_decode(
+		    &p->x.c, &sl->zstd, stored, raw ? NULL : sl->raw, &why))
 		return snap_bad(e, p->x.c.offset, p->x.c.stored_length,
 			"chunk %u (guest 0x%llx): %s",
 			at->root * SNAP_LEAF_CHUNKS + p->chunk,
@@ -219,6 +221,7 @@ static void slots_close(struct load *l)
 		free(l->slot[i].raw);
 		free(l->slot[i].span);
 		free(l->slot[i].piece);
+		(void)ZSTD_freeDCtx(l->slot[i].zstd);
 	}
 	free(l->slot);
 }

@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-#include <zstd.h>
 
 #define BATCHES  SNAP_OUTPUT_BATCHES
 #define RAW_SIZE (SNAP_LEAF_CHUNKS * SNAP_CHUNK_SIZE)
@@ -54,8 +53,9 @@ struct writer {
 	struct snap_output *out;
 	struct snap_dedupe dedupe;
 	struct snap_ancestors ancestors;
-	ZSTD_CCtx **zstd; /* owned, one per thread */
-	struct err *why;  /* owned, one per thread */
+	ZSTD_CCtx **zstd;  /* owned, one per thread */
+	ZSTD_DCtx *unzstd; /* owned; to compare */
+	struct err *why;   /* owned, one per thread */
 	struct batch batch[BATCHES];
 	struct batch *b;  /* the one that is being made */
 	uint8_t *compare; /* owned: SNAP_CHUNK_SIZE, twice */
@@ -136,8 +136,8 @@ static bool same_bytes(struct writer *w, const struct snap_stored *s,
 		return false;
 	if (s->codec == SNAP_CODEC_RAW)
 		return !memcmp(stored, raw, len);
-	return ZSTD_decompress(unpacked, SNAP_CHUNK_SIZE, stored,
-		       s->stored_length) == len &&
+	return !snap_unpack_zstd(&w->unzstd, stored, s->stored_length,
+		       s->stored_crc, unpacked, len) &&
 	       !memcmp(unpacked, raw, len);
 }
 
@@ -389,6 +389,7 @@ static void writer_free(struct writer *w)
 	}
 	snap_dedupe_free(&w->dedupe);
 	snap_ancestors_free(&w->ancestors);
+	(void)ZSTD_freeDCtx(w->unzstd);
 	free(w->zstd);
 	free(w->why);
 	free(w->compare);

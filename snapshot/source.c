@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <zstd.h>
 
 _Static_assert(PSRC_WINDOW == SNAP_CHUNK_SIZE, "a window is a chunk");
 _Static_assert(PSRC_MAX_FILES > SNAP_MAX_CHAIN, "a file for each level");
@@ -17,10 +16,15 @@ struct level {
 	struct snap_leaf **leaf; /* owned, and each of them; by root index */
 };
 
+/* About as many as threads unpack at a time. */
+#define MAX_IDLE 8
+
 struct source {
 	struct psrc src;
-	pthread_mutex_t lock; /* level[].leaf[] */
+	pthread_mutex_t lock; /* level[].leaf[], idle, nidle */
 	unsigned n;
+	ZSTD_DCtx *idle[MAX_IDLE]; /* owned; to unpack with */
+	unsigned nidle;
 	struct level level[SNAP_MAX_CHAIN + 1];
 };
 
@@ -144,6 +148,29 @@ static int bad_piece(
 		(unsigned long long)(w * PSRC_WINDOW), why);
 }
 
+/* NULL: none is idle. */
+static ZSTD_DCtx *take_idle(struct source *s)
+{
+	ZSTD_DCtx *z = NULL;
+
+	(void)pthread_mutex_lock(&s->lock);
+	if (s->nidle)
+		z = s->idle[--s->nidle];
+	(void)pthread_mutex_unlock(&s->lock);
+	return z;
+}
+
+static void give_idle(struct source *s, ZSTD_DCtx *z)
+{
+	(void)pthread_mutex_lock(&s->lock);
+	if (z && s->nidle < MAX_IDLE) {
+		s->idle[s->nidle++] = z;
+		z = NULL;
+	}
+	(void)pthread_mutex_unlock(&s->lock);
+	(void)ZSTD_freeDCtx(z);
+}
+
 static int source_decode(struct psrc *src, uint64_t w,
 	const struct psrc_piece *p, const struct psrc_buf *b, struct err *e)
 {
@@ -152,11 +179,13 @@ static int source_decode(struct psrc *src, uint64_t w,
 	size_t length =
 		(size_t)__builtin_popcount(present) * (size_t)SNAP_PAGE_SIZE;
 
-	(void)src;
 	if (p->u32[1] != SNAP_CODEC_RAW) {
-		const char *why = snap_unpack_zstd(b->stored, p->length,
+		struct source *s = container_of(src, struct source, src);
+		ZSTD_DCtx *z = take_idle(s);
+		const char *why = snap_unpack_zstd(&z, b->stored, p->length,
 			p->u32[3], b->scratch, (uint32_t)length);
 
+		give_idle(s, z);
 		if (why)
 			return bad_piece(w, p, why, e);
 		raw = b->scratch;
@@ -187,6 +216,8 @@ static void source_close(struct psrc *src)
 			free(l->leaf[i]);
 		free(l->leaf);
 	}
+	while (s->nidle)
+		(void)ZSTD_freeDCtx(s->idle[--s->nidle]);
 	(void)pthread_mutex_destroy(&s->lock);
 	free(s);
 }

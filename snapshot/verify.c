@@ -22,8 +22,9 @@ struct extent {
 struct slot {
 	struct extent *ext; /* owned */
 	size_t n, cap;
-	uint8_t *buf; /* owned: SPAN */
-	uint8_t *raw; /* owned: SNAP_CHUNK_SIZE */
+	uint8_t *buf;    /* owned: SPAN */
+	uint8_t *raw;    /* owned: SNAP_CHUNK_SIZE */
+	ZSTD_DCtx *zstd; /* owned */
 	uint64_t chunks;
 	struct err e;
 };
@@ -201,7 +202,8 @@ static int verify_span(struct verify *v, struct slot *sl,
 
 		if (!c->present)
 			continue;
-		if (snap_chunk_decode(c, sl->buf + (c->offset - first->offset),
+		if (snap_chunk_decode(c, &sl->zstd,
+			    sl->buf + (c->offset - first->offset),
 			    raw ? NULL : sl->raw, &why))
 			rc = chunk_bad(at, i, c, &why, &sl->e);
 		else
@@ -380,6 +382,7 @@ static void slots_close(struct verify *v)
 		free(v->slot[i].buf);
 		free(v->slot[i].raw);
 		free(v->slot[i].ext);
+		(void)ZSTD_freeDCtx(v->slot[i].zstd);
 	}
 	free(v->slot);
 }
