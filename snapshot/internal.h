@@ -149,8 +149,9 @@ struct snap_output;
  * file system can; 0: through it. The file may be that long afterwards. */
 int snap_output_open(int fd, uint64_t most, struct snap_output **out,
 	struct err *e) MUST_USE;
-/* Waits for all writes; the buffers may be freed then. */
-void snap_output_close(struct snap_output *o);
+/* Waits for all writes. False: that could not be done, and the kernel may still
+ * read the buffers: they must stay for as long as the process does. */
+bool snap_output_close(struct snap_output *o) MUST_USE;
 #define SNAP_OUTPUT_BATCHES 3
 /* Write n pieces one behind the other at this offset; they stay untouched until
  * snap_output_wait() of the same batch number. */

@@ -377,12 +377,14 @@ static int open_threads(struct writer *w)
 
 static void writer_free(struct writer *w)
 {
+	bool mine;
+
 	/* First what may still use the buffers. */
 	snap_pool_close(w->pool);
-	snap_output_close(w->out);
+	mine = snap_output_close(w->out);
 	for (unsigned i = 0; w->zstd && i <= w->job->threads; i++)
 		(void)ZSTD_freeCCtx(w->zstd[i]);
-	for (unsigned i = 0; i < BATCHES; i++) {
+	for (unsigned i = 0; mine && i < BATCHES; i++) {
 		free(w->batch[i].raw);
 		free(w->batch[i].packed);
 		free(w->batch[i].leaf);

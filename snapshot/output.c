@@ -49,6 +49,7 @@ struct snap_output {
 	enum way way;
 	struct io_uring ring;
 	aio_context_t aio;
+	int broken; /* no completion can be had any more: why */
 	struct under_way w[SNAP_OUTPUT_BATCHES];
 };
 
@@ -303,12 +304,7 @@ static void reap(struct snap_output *o)
 	struct under_way *w = next_done(o, &res);
 
 	if (!w) {
-		/* Nothing more will come. */
-		for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
-			if (o->w[i].busy)
-				o->w[i].rc = (int)res;
-			o->w[i].busy = false;
-		}
+		o->broken = res ? (int)res : -EIO;
 		return;
 	}
 	w->busy = false;
@@ -322,20 +318,28 @@ int snap_output_wait(struct snap_output *o, unsigned batch, struct err *e)
 {
 	struct under_way *w = &o->w[batch];
 
-	while (w->busy)
+	while (w->busy && !o->broken)
 		reap(o);
+	if (w->busy)
+		return failed(w, o->broken, e);
 	return w->rc ? failed(w, w->rc, e) : 0;
 }
 
-void snap_output_close(struct snap_output *o)
+bool snap_output_close(struct snap_output *o)
 {
+	bool done = true;
+
 	if (!o)
-		return;
+		return true;
 	for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
-		while (o->w[i].busy)
+		while (o->w[i].busy && !o->broken)
 			reap(o);
-		free(o->w[i].iov);
+		if (o->w[i].busy)
+			done = false;
+		else
+			free(o->w[i].iov);
 	}
+	/* The kernel takes a ring down in its own time. */
 	if (o->way == WAY_RING)
 		io_uring_queue_exit(&o->ring);
 	/* The context of WAY_AIO stays until the process ends: to destroy it
@@ -344,4 +348,5 @@ void snap_output_close(struct snap_output *o)
 	if (o->direct)
 		(void)set_direct(o, false);
 	free(o);
+	return done;
 }
