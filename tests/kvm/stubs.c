@@ -50,7 +50,8 @@ CODE("string",
 	"	incl	0x2000\n"
 	"	jmp	1b\n");
 
-/* The count at 0x2008 times: r8 = r8 * A + C, to 0x2010; then power off. */
+/* Until 0x2018 is set: r8 = r8 * A + C, to 0x2010; 0x2008 counts. Then power
+ * off. */
 CODE("lcg",
 	"	mov	$6364136223846793005, %r9\n"
 	"	mov	$1442695040888963407, %r10\n"
@@ -58,14 +59,17 @@ CODE("lcg",
 	"1:	imul	%r9, %r8\n"
 	"	add	%r10, %r8\n"
 	"	mov	%r8, 0x2010\n"
-	"	decq	0x2008\n"
-	"	jnz	1b\n"
+	"	incq	0x2008\n"
+	"	cmpl	$0, 0x2018\n"
+	"	je	1b\n"
 	EVENT_DX
 	"	mov	$1, %eax\n"
 	"	out	%eax, %dx\n"
 	"2:	jmp	2b\n");
-/* The count at 0x2008 times: reads a port that nobody has (all ones) and an MMIO
- * address likewise; the event 77 when a value is lost, else power off. */
+
+/* Until 0x2018 is set: reads a port that nobody has (all ones) and an MMIO
+ * address likewise; 0x2008 counts. Then the event 77 when a value was lost,
+ * else power off. */
 CODE("reader",
 	"1:	mov	$0x80, %dx\n"
 	"	xor	%eax, %eax\n"
@@ -77,8 +81,9 @@ CODE("reader",
 	"	mov	(%rbx), %eax\n"
 	"	cmp	$-1, %eax\n"
 	"	jne	2f\n"
-	"	decq	0x2008\n"
-	"	jnz	1b\n"
+	"	incq	0x2008\n"
+	"	cmpl	$0, 0x2018\n"
+	"	je	1b\n"
 	EVENT_DX
 	"	mov	$1, %eax\n"
 	"	out	%eax, %dx\n"

@@ -38,6 +38,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,20 @@ MODULES = "kvm_amd virtio_pci virtio_console virtio_blk virtio_rng 9p 9pnet_virt
 # there is found below /.hostfs only.
 HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys")
 KEEP = 4 * 24 * 3600  # seconds that an unused saved machine stays in the cache
+
+
+# A program that keeps a VM with one vCPU open. The kernel patches its own code
+# (static keys in the scheduler and in kvm) when the first VM comes and when the
+# last goes, and QEMU 7.2 may miss that on the other processor: its copy of the
+# old code then runs into a breakpoint that is no more, for ever. With this one
+# there is always a VM.
+HOLD = bytes.fromhex(
+    "488d3d3d000000 be02000000 b802000000 0f05 89c7"  # open("/dev/kvm", O_RDWR), to edi
+    "31d2 be01ae0000 b810000000 0f05 89c7"  # ioctl KVM_CREATE_VM, to edi
+    "be60ae0000 b810000000 0f05"  # KVM_CREATE_IRQCHIP
+    "be41ae0000 b810000000 0f05"  # KVM_CREATE_VCPU
+    "b822000000 0f05"  # pause()
+) + b"/dev/kvm\0"
 
 
 class Failed(Exception):
@@ -170,6 +185,14 @@ def cpio_entry(name, mode, data, number, rdev=(0, 0)):
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
 
 
+def tiny_elf(code):
+    """An executable of this position-independent code."""
+    at, head = 0x400000, 64 + 56
+    ident = b"\x7fELF\2\1\1" + bytes(9)
+    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, at + head, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return ehdr + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, head + len(code), head + len(code), 4096) + code
+
+
 def write_initrd(path, files, devices=()):
     """An uncompressed initrd of {name: (mode, bytes)}, without compressing: the
     host is fast, the machine is not."""
@@ -201,6 +224,7 @@ def prepare(directory, kernel, cpus, mem):
     """Boot the machine once and save it: ram (its memory) and state."""
     files = {"init": (0o755, read(os.path.join(HERE, "outer-init")))}
     files["bin/busybox"] = (0o755, read(program("busybox", "busybox-static")))
+    files["bin/hold"] = (0o755, tiny_elf(HOLD))
     order = kernel.load_order(MODULES.split())
     files["mod/order"] = (0o644, "".join(n + "\n" for n, _ in order).encode())
     for name, data in order:
