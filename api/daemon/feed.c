@@ -144,6 +144,7 @@ static void set_up(
 	feed_fn *fn = f->fn;
 
 	f->fn = NULL;
+	proc_forget_remote(&f->p);
 	if (p) {
 		f->state = FEED_RUNNING;
 		parents_close(f->p.parents);

@@ -165,6 +165,8 @@ static void release(struct fetch *f)
 
 static void failed(struct fetch *f, const struct err *e)
 {
+	/* Who hears of it finds nothing left. */
+	close_files(f);
 	request_fail(f->r, e);
 	release(f);
 }

@@ -73,6 +73,12 @@ int proc_set_remote(struct proc *p, const struct remote_name *n, struct err *e)
 	return 0;
 }
 
+void proc_forget_remote(struct proc *p)
+{
+	free(p->remote);
+	p->remote = NULL;
+}
+
 static void call_end(struct daemon *d, struct call *c, struct ctl_packet *pk,
 	const struct err *e)
 {
@@ -114,8 +120,7 @@ void proc_release(struct daemon *d, struct proc *p, const struct err *why)
 			NULL, why);
 	parents_free(p->parents);
 	p->parents = NULL;
-	free(p->remote);
-	p->remote = NULL;
+	proc_forget_remote(p);
 }
 
 /* The process itself enforces the time; this is for one that is stuck. */

@@ -34,7 +34,8 @@ struct proc {
 	uint32_t last_req;
 	struct list calls;
 	struct parents *parents; /* owned, may be NULL: see parents.h */
-	/* Owned, may be NULL: its snapshot is on another host. */
+	/* Owned, may be NULL: its snapshot is on another host, and it is being
+	 * set up. */
 	struct remote_name *remote;
 };
 
@@ -50,6 +51,8 @@ int proc_spawn(
 /* Its snapshot is on another host: keep a copy of the name. */
 int proc_set_remote(
 	struct proc *p, const struct remote_name *n, struct err *e) MUST_USE;
+/* It is set up: no file of the cache is for it any more. */
+void proc_forget_remote(struct proc *p);
 /* Take over socket and pidfd of a clone; owned on success only. */
 int proc_adopt(struct daemon *d, struct proc *p, int sock, int pidfd,
 	pid_t parent) MUST_USE;

@@ -91,6 +91,7 @@ static void set_up(
 	}
 	s->m->memory = p->msg.setup_done.memory;
 	parents_close(s->m->p.parents);
+	proc_forget_remote(&s->m->p);
 	s->us.build = us_since(s->began);
 	s->m->us.build = s->us.build;
 	s->step = now_ns();
