@@ -1,4 +1,5 @@
 #include "tests/kvm/kvm_test.h"
+#include "core/arch/x86/vcpu_state.h"
 
 #include <elf.h>
 #include <setjmp.h>
@@ -100,6 +101,41 @@ void stub_build(struct stub *s, const struct machine_config *cfg,
 {
 	stub_boot(s, cfg, code, len);
 	stub_realize(s);
+}
+
+static void move(const struct st_desc *d, const void *from, void *to)
+{
+	msgpack_sbuffer buf;
+	struct err e = {0};
+
+	msgpack_sbuffer_init(&buf);
+	assert_int_equal(st_save(d, from, &buf), 0);
+	if (st_load(d, to, buf.data, buf.size, &e))
+		fail_msg("%s: %s", d->name, e.msg);
+	msgpack_sbuffer_destroy(&buf);
+}
+
+void stub_copy(struct stub *from, struct stub *to)
+{
+	struct machine_config cfg;
+	struct err e = {0};
+
+	move(&machine_config_desc, &from->m.cfg, &cfg);
+	assert_int_equal(loop_init(&to->loop), 0);
+	assert_int_equal(machine_init(&to->m, &cfg, &e), 0);
+	assert_int_equal(
+		mem_create(&to->m.mem, cfg.memory, MEM_PRIVATE, -1, &e), 0);
+	memcpy(to->m.mem.map, from->m.mem.map, cfg.memory);
+	move(&machine_state_desc, &from->m.saved, &to->m.saved);
+	for (unsigned i = 0; i < cfg.cpus; i++)
+		move(&vcpu_state_desc, from->m.cpu[i]->s, to->m.cpu[i]->s);
+	assert_int_equal(from->m.ndevs, to->m.ndevs);
+	for (unsigned i = 0; i < from->m.ndevs; i++) {
+		struct device *a = from->m.dev[i], *b = to->m.dev[i];
+
+		move(a->ops->state, a->ops->saved(a), b->ops->saved(b));
+	}
+	to->m.loop = &to->loop;
 }
 
 void stub_destroy(struct stub *s)

@@ -22,6 +22,8 @@ STUB_DECL(string);
 STUB_DECL(lcg);
 STUB_DECL(reader);
 STUB_DECL(rounds);
+STUB_DECL(level);
+extern const uint8_t stub_level_handler[];
 #define STUB(name) stub_##name, (size_t)(stub_##name##_end - stub_##name)
 
 struct stub {
@@ -44,6 +46,8 @@ void stub_boot(struct stub *s, const struct machine_config *cfg,
 	const void *code, size_t len);
 void stub_realize(struct stub *s);
 void stub_destroy(struct stub *s);
+/* What a snapshot does, without the file. to: KVM open, nothing else. */
+void stub_copy(struct stub *from, struct stub *to);
 /* Handle events until n doors were seen since the start, or the end. */
 void stub_wait_doors(struct stub *s, unsigned n);
 void stub_wait_end(struct stub *s);

@@ -104,4 +104,28 @@ CODE("rounds",
 	"	cmp	%rcx, %rbx\n"
 	"	jne	2b\n"
 	"	jmp	1b\n");
+/* Handles the interrupt 0x51 by the table that IDTR's image at 0x2100 names;
+ * the test fills both. Spins with interrupts off until 0x2018 is set, then takes
+ * them for ever; 0x2008 is set before. The handler counts in 0x2000 and waits, before it tells the
+ * local APIC, until 0x201c is set. */
+CODE("level",
+	"	lidt	0x2100\n"
+	"	mov	$0xfee000f0, %edi\n"
+	"	movl	$0x1ff, (%rdi)\n"
+	"	movl	$1, 0x2008\n"
+	"1:	pause\n"
+	"	cmpl	$0, 0x2018\n"
+	"	je	1b\n"
+	"	sti\n"
+	"2:	pause\n"
+	"	jmp	2b\n"
+	"	.globl stub_level_handler\n"
+	"stub_level_handler:\n"
+	"	incl	0x2000\n"
+	"3:	pause\n"
+	"	cmpl	$0, 0x201c\n"
+	"	je	3b\n"
+	"	mov	$0xfee000b0, %edi\n"
+	"	movl	$0, (%rdi)\n"
+	"	iretq\n");
 /* clang-format on */

@@ -9,42 +9,6 @@
 
 #include <cmocka.h>
 
-static void move(const struct st_desc *d, const void *from, void *to)
-{
-	msgpack_sbuffer buf;
-	struct err e = {0};
-
-	msgpack_sbuffer_init(&buf);
-	assert_int_equal(st_save(d, from, &buf), 0);
-	if (st_load(d, to, buf.data, buf.size, &e))
-		fail_msg("%s: %s", d->name, e.msg);
-	msgpack_sbuffer_destroy(&buf);
-}
-
-/* What a snapshot does, without the file. to: KVM open, nothing else. */
-static void copy_machine(struct stub *from, struct stub *to)
-{
-	struct machine_config cfg;
-	struct err e = {0};
-
-	move(&machine_config_desc, &from->m.cfg, &cfg);
-	assert_int_equal(loop_init(&to->loop), 0);
-	assert_int_equal(machine_init(&to->m, &cfg, &e), 0);
-	assert_int_equal(
-		mem_create(&to->m.mem, cfg.memory, MEM_PRIVATE, -1, &e), 0);
-	memcpy(to->m.mem.map, from->m.mem.map, cfg.memory);
-	move(&machine_state_desc, &from->m.saved, &to->m.saved);
-	for (unsigned i = 0; i < cfg.cpus; i++)
-		move(&vcpu_state_desc, from->m.cpu[i]->s, to->m.cpu[i]->s);
-	assert_int_equal(from->m.ndevs, to->m.ndevs);
-	for (unsigned i = 0; i < from->m.ndevs; i++) {
-		struct device *a = from->m.dev[i], *b = to->m.dev[i];
-
-		move(a->ops->state, a->ops->saved(a), b->ops->saved(b));
-	}
-	to->m.loop = &to->loop;
-}
-
 #define ROUNDS 12
 
 /* Stop the guest anywhere, move it, ROUNDS times; then it is told to end.
@@ -59,7 +23,7 @@ static unsigned move_about(struct stub s[2], bool prepare)
 		stub_poll(&s[cur], 3);
 		stub_pause(&s[cur]);
 		assert_true(stub_kvm(&s[!cur]));
-		copy_machine(&s[cur], &s[!cur]);
+		stub_copy(&s[cur], &s[!cur]);
 		stub_destroy(&s[cur]);
 		cur = !cur;
 		if (prepare && machine_prepare(&s[cur].m, s[cur].kvm.fd, &e))
@@ -197,7 +161,7 @@ static void carry(bool prepare)
 	stub_pause(&a);
 	check_state(a.m.cpu[0]->s);
 	assert_true(stub_kvm(&b));
-	copy_machine(&a, &b);
+	stub_copy(&a, &b);
 	if (prepare && machine_prepare(&b.m, b.kvm.fd, &e))
 		fail_msg("%s", e.msg);
 	stub_realize(&b);
@@ -246,7 +210,7 @@ static void test_pause_at_once(void **state)
 	stub_pause(&a);
 	check_state(a.m.cpu[0]->s);
 	assert_true(stub_kvm(&b));
-	copy_machine(&a, &b);
+	stub_copy(&a, &b);
 	stub_realize(&b);
 	stub_resume(&b);
 	stub_wait_doors(&b, 1);
@@ -271,7 +235,7 @@ static void test_smp(void **state)
 	stub_pause(&a);
 	assert_int_equal(a.m.cpu[3]->s->mp_state, KVM_MP_STATE_UNINITIALIZED);
 	assert_true(stub_kvm(&b));
-	copy_machine(&a, &b);
+	stub_copy(&a, &b);
 	stub_realize(&b);
 	stub_resume(&b);
 	stub_wait_doors(&b, 1);
