@@ -57,7 +57,8 @@ enum ctl_type {
 		       */
 	CTL_CONNECT,  /* stream: a client of the vsock device, as if it had come
 		       * through the listener */
-	CTL_INSPECT,  /* offline process; snapshot. Answer: msgpack */
+	CTL_INSPECT,  /* offline process; snapshot, perhaps set. Answer: msgpack
+		       */
 	CTL_ATTACH,   /* pager: a machine that registered; uffd; not answered */
 	CTL_DETACH,   /* pager: it is dead; not answered */
 	CTL_FILL,     /* pager: the background may begin; not answered */
@@ -73,9 +74,12 @@ enum ctl_type {
 	CTL_ENDED,   /* the guest ended; payload: text. The process exits */
 	CTL_CONSOLE, /* serial output; dropped when the socket is full */
 	CTL_DIAL,    /* the guest connects to a host port */
-	CTL_PROGRESS, /* of CTL_WRITE, now and then */
-	CTL_PARENT,   /* during setup: which file is this snapshot? payload: the
-		       * path that the file gives. Answered: parent */
+	CTL_PROGRESS, /* of CTL_WRITE and CTL_INSPECT, now and then */
+	CTL_PARENT,   /* during setup or CTL_INSPECT: which file is this
+		       * snapshot? payload: the path that the file gives.
+		       * Answered: parent; payload: its path. A status other
+		       * than -ENOENT: something is at that path, but no
+		       * snapshot */
 	CTL_UFFD,     /* machine: its memory is registered; uffd. It waits for
 		       * pages from now on */
 	CTL_PAGER,    /* pager: something happened; payload: text */
@@ -249,8 +253,15 @@ struct ctl_parent {
 	uint32_t reserved;
 	uint8_t digest[16];
 };
+struct ctl_look {
+	uint32_t what; /* enum ctl_inspect */
+	uint32_t map;  /* draw one, too */
+	uint32_t path_len;
+	uint32_t reserved;
+	/* payload: path of the snapshot, for messages; name of a section */
+};
 struct ctl_progress {
-	uint64_t done, total; /* bytes of guest memory */
+	uint64_t done, total; /* bytes: of guest memory; INSPECT: of files */
 };
 struct ctl_clone {
 	uint32_t count;      /* 1..CTL_CLONE_BATCH */
@@ -379,7 +390,7 @@ struct ctl_msg {
 		struct ctl_uffd uffd;
 		struct ctl_paged paged;
 		struct ctl_recorded recorded;
-		uint32_t inspect; /* enum ctl_inspect; payload: section */
+		struct ctl_look look;
 		uint8_t pad[96];
 	};
 };

@@ -320,6 +320,7 @@ const char *rpc_code(int code)
 	case EOPNOTSUPP:
 		return "unsupported";
 	case EBADMSG:
+	case ESTALE: /* the parent of a snapshot is another file */
 		return "corrupt";
 	case ETIMEDOUT:
 		return "timeout";

@@ -12,7 +12,7 @@
  *   -EBUSY     not now                          -> busy
  *   -EACCES, -EPERM                             -> denied
  *   -EOPNOTSUPP this thaw or host cannot        -> unsupported
- *   -EBADMSG   the file or the guest lies       -> corrupt
+ *   -EBADMSG, -ESTALE the file or the guest lies -> corrupt
  *   -ETIMEDOUT                                  -> timeout
  *   -ENOMEM, -ENOSPC, -EMFILE, -EAGAIN          -> exhausted
  *   everything else                             -> internal

@@ -45,13 +45,10 @@ int snap_open_chain(const int *fd, unsigned n, struct snap **s, struct err *e)
 	int rc = 0;
 
 	memset(s, 0, n * sizeof(struct snap *));
-	for (unsigned i = 0; i < n && !rc; i++) {
+	for (unsigned i = 0; i < n && !rc; i++)
 		rc = snap_open(fd[i], &s[i], e);
-		if (!rc && i)
-			rc = snap_attach(s[i - 1], s[i], e);
-	}
 	if (!rc)
-		rc = snap_check_chain(s[0], e);
+		rc = snap_attach_all(s, n, e);
 	if (rc)
 		snap_close_chain(s, n);
 	return rc;

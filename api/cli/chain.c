@@ -3,28 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
-static bool same_uuid(const struct snap_uuid *a, const struct snap_uuid *b)
-{
-	return !memcmp(a->b, b->b, sizeof(a->b));
-}
-
-static int open_file(const char *path, struct chain_file *f, struct err *e)
-{
-	int rc;
-
-	f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (f->fd < 0)
-		return err_set(e, -errno, "%s", strerror(errno));
-	(void)snprintf(f->path, sizeof(f->path), "%s", path);
-	rc = snap_peek(f->fd, &f->is, e);
-	if (rc) {
-		(void)close(f->fd);
-		f->fd = -1;
-	}
-	return rc;
-}
+/* Where a parent is looked for. */
+struct places {
+	const char *const *more; /* given by the user */
+	unsigned nmore, next;
+};
 
 /* A name beside the file, or as it is when it is absolute. */
 static int beside(const char *file, const char *name, char out[PATH_MAX])
@@ -36,96 +20,86 @@ static int beside(const char *file, const char *name, char out[PATH_MAX])
 	return n > 0 && n < PATH_MAX ? 0 : -ENAMETOOLONG;
 }
 
-/* Is what stands there the parent of child? 0: it is open in f. */
-static int try_path(const struct chain_file *child, const char *path,
-	struct chain_file *f, struct err *why)
+/* The place i after those that were given; false: it is none. */
+static bool name_place(
+	const struct snap_file *child, unsigned i, char path[PATH_MAX])
 {
-	char is[SNAP_UUID_STR];
-	struct err e = {0};
-	int rc = open_file(path, f, &e);
+	const char *hint = child->is.parent_path;
+	const char *slash = strrchr(hint, '/');
 
-	if (rc == -ENOENT)
-		return rc;
-	if (rc)
-		return err_set(why, -ESTALE, "%.200s: %.200s", path, e.msg);
-	if (same_uuid(&f->is.uuid, &child->is.parent_uuid) &&
-		!memcmp(f->is.digest, child->is.parent_digest, 16))
-		return 0;
-	snap_uuid_str(&f->is.uuid, is);
-	(void)close(f->fd);
-	f->fd = -1;
-	if (same_uuid(&f->is.uuid, &child->is.parent_uuid))
-		return err_set(why, -ESTALE,
-			"%.200s has been changed since the diff was made",
-			path);
-	return err_set(why, -ESTALE, "%.200s is snapshot %s", path, is);
+	if (i == 0)
+		return *hint && !beside(child->path, hint, path);
+	return slash && slash[1] && !beside(child->path, slash + 1, path);
 }
 
-static int find_parent(const struct chain_file *child, const char *const *more,
-	unsigned nmore, struct chain_file *f, struct err *e)
+static bool is_named_by(const struct snap_file *child, int fd)
 {
-	const char *hint = child->is.parent_path, *base;
-	char path[PATH_MAX], uuid[SNAP_UUID_STR];
-	struct err why = {0}, other = {0};
+	struct snap_peeked is;
+	struct err e = {0};
 
-	for (unsigned i = 0; i < nmore; i++) {
-		if (!try_path(child, more[i], f, &other))
-			return 0;
+	return !snap_peek(fd, &is, &e) &&
+	       !memcmp(is.uuid.b, child->is.parent_uuid.b, sizeof(is.uuid.b));
+}
+
+static int find(void *arg, const struct snap_file *child, bool first,
+	char path[PATH_MAX], struct err *e)
+{
+	struct places *p = arg;
+
+	if (first)
+		p->next = 0;
+	while (p->next < p->nmore + 2) {
+		unsigned i = p->next++;
+		int fd;
+
+		if (i < p->nmore)
+			(void)snprintf(path, PATH_MAX, "%s", p->more[i]);
+		else if (!name_place(child, i - p->nmore, path))
+			continue;
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		/* of those that were given most are others of the chain */
+		if (i < p->nmore && fd >= 0 && !is_named_by(child, fd)) {
+			(void)close(fd);
+			continue;
+		}
+		if (fd >= 0)
+			return fd;
+		if (errno != ENOENT && i >= p->nmore)
+			return err_set(
+				e, -errno, "%.200s: %s", path, strerror(errno));
 	}
-	base = strrchr(hint, '/');
-	base = base ? base + 1 : hint;
-	if (*hint && !beside(child->path, hint, path) &&
-		!try_path(child, path, f, &why))
-		return 0;
-	if (*base && base != hint && !beside(child->path, base, path) &&
-		!try_path(child, path, f, &why))
-		return 0;
-	snap_uuid_str(&child->is.parent_uuid, uuid);
-	if (why.code)
-		return err_set(e, -ESTALE,
-			"%.200s builds on snapshot %s, but %.300s", child->path,
-			uuid, why.msg);
-	return err_set(e, -ENOENT,
-		"%.200s builds on snapshot %s, which is neither at \"%.300s\" "
-		"nor beside it",
-		child->path, uuid, hint);
+	return -ENOENT;
+}
+
+int file_chain_follow(int fd, const char *path, const char *const *more,
+	unsigned nmore, struct snap_files *c, struct err *e)
+{
+	struct places p = {.more = more, .nmore = nmore};
+
+	return snap_follow(fd, path, find, &p, c, e);
 }
 
 int file_chain_open(const char *path, const char *const *more, unsigned nmore,
-	struct file_chain *c, struct err *e)
+	struct snap_files *c, struct err *e)
 {
-	int rc;
+	int rc, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
 	memset(c, 0, sizeof(*c));
-	c->file = calloc(SNAP_MAX_CHAIN + 1, sizeof(*c->file));
-	if (!c->file)
-		return err_set(e, -ENOMEM, "out of memory");
-	rc = open_file(path, &c->file[0], e);
+	if (fd < 0)
+		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
+	rc = file_chain_follow(fd, path, more, nmore, c, e);
 	if (rc) {
-		file_chain_close(c);
+		(void)close(fd);
 		return err_wrap(e, "%.200s", path);
-	}
-	c->n = 1;
-	while (c->file[c->n - 1].is.diff && !c->missing.code) {
-		const struct chain_file *child = &c->file[c->n - 1];
-
-		c->missing_uuid = child->is.parent_uuid;
-		if (c->n > SNAP_MAX_CHAIN)
-			(void)err_set(&c->missing, -EOPNOTSUPP,
-				"%.200s: a chain of more than %d snapshots",
-				path, SNAP_MAX_CHAIN);
-		else if (!find_parent(child, more, nmore, &c->file[c->n],
-				 &c->missing))
-			c->n++;
 	}
 	return 0;
 }
 
-void file_chain_close(struct file_chain *c)
+void file_chain_close(struct snap_files *c)
 {
-	for (unsigned i = 0; c->file && i < c->n; i++)
-		(void)close(c->file[i].fd);
-	free(c->file);
-	c->file = NULL;
-	c->n = 0;
+	int fd = c->n ? c->file[0].fd : -1;
+
+	snap_files_close(c);
+	if (fd >= 0)
+		(void)close(fd);
 }

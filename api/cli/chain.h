@@ -7,29 +7,15 @@
 #define THAW_API_CLI_CHAIN_H
 
 #include "api/cli/cli.h"
-#include "snapshot/snap.h"
-
-#include <limits.h>
-
-struct chain_file {
-	int fd; /* owned; -1: not found */
-	char path[PATH_MAX];
-	struct snap_peeked is;
-};
-
-struct file_chain {
-	struct chain_file *file; /* owned; newest first */
-	unsigned n;
-	/* Why the chain ends before a full snapshot: the parent of the last
-	 * file is missing (-ENOENT) or is another one (-ESTALE). */
-	struct err missing;
-	struct snap_uuid missing_uuid;
-};
+#include "snapshot/files.h"
 
 /* Open path and what it builds on. more: files to look at first. 0 also when a
- * parent is missing. */
+ * parent is missing. c->file[0].fd is closed by file_chain_close(), too. */
 int file_chain_open(const char *path, const char *const *more, unsigned nmore,
-	struct file_chain *c, struct err *e) MUST_USE;
-void file_chain_close(struct file_chain *c);
+	struct snap_files *c, struct err *e) MUST_USE;
+void file_chain_close(struct snap_files *c);
+/* The same for fd (borrowed), to be closed by snap_files_close(). */
+int file_chain_follow(int fd, const char *path, const char *const *more,
+	unsigned nmore, struct snap_files *c, struct err *e) MUST_USE;
 
 #endif

@@ -9,7 +9,7 @@
 #define SHOWN 40 /* lines of each list, as text */
 
 struct comparing {
-	struct file_chain chain[2];
+	struct snap_files chain[2];
 };
 
 static int compare(void *arg, msgpack_packer *out, struct err *e)
@@ -19,13 +19,8 @@ static int compare(void *arg, msgpack_packer *out, struct err *e)
 	bool same;
 	int rc = 0;
 
-	for (unsigned i = 0; i < 2 && !rc; i++) {
-		int fd[SNAP_MAX_CHAIN + 1];
-
-		for (unsigned j = 0; j < k->chain[i].n; j++)
-			fd[j] = k->chain[i].file[j].fd;
-		rc = snap_open_chain(fd, k->chain[i].n, s[i], e);
-	}
+	for (unsigned i = 0; i < 2 && !rc; i++)
+		rc = snap_files_open(&k->chain[i], s[i], e);
 	/* what is open is closed by the end of this process */
 	return rc ? rc : snap_compare(s[0][0], s[1][0], out, &same, e);
 }
@@ -122,12 +117,12 @@ static int run_diff(struct cli *c, void *values)
 
 	(void)values;
 	for (unsigned i = 0; i < 2 && !rc; i++) {
-		struct file_chain *chain = &k.chain[i];
+		struct snap_files *chain = &k.chain[i];
 
 		rc = file_chain_open(c->arg[i], c->arg, 2, chain, &e);
 		if (!rc && chain->missing.code) {
-			rc = chain->missing.code;
 			e = chain->missing;
+			rc = e.code;
 		}
 		if (rc)
 			rc = cli_fail(c, offline_exit(rc), "%s", e.msg);

@@ -28,6 +28,7 @@ static const struct opt inspect_opts[] = {
 
 struct inspecting {
 	struct snap_inspect_opts o;
+	struct snap_files chain; /* as far as it could be followed */
 	int fd;
 };
 
@@ -47,9 +48,9 @@ static struct arch_compat *this_host(void)
 
 static int look(void *arg, msgpack_packer *out, struct err *e)
 {
-	const struct inspecting *in = arg;
+	struct inspecting *in = arg;
 
-	return snap_inspect(in->fd, &in->o, out, e);
+	return snap_files_inspect(in->fd, &in->chain, &in->o, out, e);
 }
 
 static int first_error(struct cli *c, const msgpack_object *errors)
@@ -105,26 +106,6 @@ static int print(
 	return rc ? rc : first_error(c, thaw_get(o, "errors"));
 }
 
-/* The files below path; links: SNAP_MAX_CHAIN + 1 of them. They stay valid as
- * long as the chain is open. */
-static unsigned find_links(
-	const char *path, struct file_chain *chain, struct snap_link *links)
-{
-	struct err e = {0};
-	unsigned n = 0;
-
-	/* a file that is not sound is inspect's to describe */
-	if (file_chain_open(path, NULL, 0, chain, &e))
-		return 0;
-	for (unsigned i = 1; i < chain->n; i++)
-		links[n++] = (struct snap_link){.path = chain->file[i].path,
-			.uuid = chain->file[i].is.uuid};
-	if (chain->missing.code)
-		links[n++] = (struct snap_link){.uuid = chain->missing_uuid,
-			.error = chain->missing.msg};
-	return n;
-}
-
 /* FILE.ws, when there is one. */
 static int open_working_set(const char *path)
 {
@@ -157,8 +138,7 @@ static int run_inspect(struct cli *c, void *values)
 	struct inspecting in = {
 		.o = {.section = v->section, .map = v->map != NULL}};
 	AUTO_FREE struct arch_compat *host = NULL;
-	struct snap_link links[SNAP_MAX_CHAIN + 2];
-	struct file_chain chain = {.n = 0};
+	struct err e = {0};
 	int rc;
 
 	if (v->section && v->map)
@@ -169,14 +149,14 @@ static int run_inspect(struct cli *c, void *values)
 		return rc;
 	host = this_host();
 	in.o.host = host;
-	in.o.chain = links;
-	in.o.nchain = find_links(c->arg[0], &chain, links);
+	/* a file that is not sound is inspect's to describe */
+	(void)!file_chain_follow(in.fd, c->arg[0], NULL, 0, &in.chain, &e);
 	if (v->map)
 		in.o.ws_fd = open_working_set(c->arg[0]);
 	rc = inspect(c, v, &in);
 	if (in.o.ws_fd > 0)
 		(void)close(in.o.ws_fd);
-	file_chain_close(&chain);
+	snap_files_close(&in.chain);
 	(void)close(in.fd);
 	return rc;
 }

@@ -17,7 +17,7 @@ struct merge_values {
 struct copying {
 	struct cli *c;
 	const struct merge_values *v;
-	struct file_chain chain;
+	struct snap_files chain;
 	struct publish pub;
 	struct snap_rewrite_opts o;
 	uint64_t start, shown;
@@ -45,11 +45,8 @@ static int copy(void *arg, msgpack_packer *out, struct err *e)
 	struct snap *s[SNAP_MAX_CHAIN + 1];
 	struct snap_written w;
 	char uuid[SNAP_UUID_STR];
-	int fd[SNAP_MAX_CHAIN + 1], rc;
+	int rc = snap_files_open(&k->chain, s, e);
 
-	for (unsigned i = 0; i < k->chain.n; i++)
-		fd[i] = k->chain.file[i].fd;
-	rc = snap_open_chain(fd, k->chain.n, s, e);
 	if (rc)
 		return rc;
 	rc = snap_rewrite(s[0], k->pub.fd, &k->o, &w, e);

@@ -3,6 +3,7 @@
 #include "api/daemon/parents.h"
 #include "api/daemon/spawn.h"
 #include "api/daemon/store.h"
+#include "core/log.h"
 
 #include <errno.h>
 #include <string.h>
@@ -67,44 +68,72 @@ static int ask(struct daemon *d, struct helper *h,
 	const struct helper_question *q, struct err *e)
 {
 	struct ctl_msg setup = {.type = CTL_SETUP};
-	struct ctl_msg m = {
-		.type = CTL_INSPECT, .len = (uint32_t)q->section_len};
+	size_t path_len = q->path ? strlen(q->path) : 0;
+	struct ctl_msg m = {.type = CTL_INSPECT, .look = q->look};
+	AUTO_FREE char *text = malloc(path_len + q->section.n + 1);
+	struct ctl_fd fds[2] = {
+		{q->fd, CTL_FD_SNAPSHOT, 0}, {q->set, CTL_FD_SET, 0}};
 	int r;
 
+	if (!text)
+		return err_set(e, -ENOMEM, "no memory for a helper");
+	if (path_len)
+		memcpy(text, q->path, path_len);
+	if (q->section.n)
+		memcpy(text + path_len, q->section.p, q->section.n);
+	m.len = (uint32_t)(path_len + q->section.n);
+	m.look.path_len = (uint32_t)path_len;
 	setup.setup.version = CTL_VERSION;
 	setup.setup.role = CTL_ROLE_INSPECT;
-	m.inspect = q->what;
 	r = proc_call(d, &h->p,
 		&(struct proc_request){
 			.m = &setup, .timeout_ms = INSPECT_MS, .fn = set_up},
 		e);
 	if (r)
 		return r;
+	/* Reading all of a chain takes as long as the disk does. */
 	return proc_call(d, &h->p,
 		&(struct proc_request){.m = &m,
-			.payload = q->section,
-			.fds = &(struct ctl_fd){q->fd, CTL_FD_SNAPSHOT, 0},
-			.nfds = 1,
-			.timeout_ms = INSPECT_MS,
+			.payload = text,
+			.fds = fds,
+			.nfds = q->set >= 0 ? 2 : 1,
+			.timeout_ms = q->look.what == CTL_INSPECT_VERIFY
+					      ? 0
+					      : INSPECT_MS,
 			.fn = q->fn,
 			.arg = q->arg},
 		e);
 }
 
-int helper_inspect(
+struct helper *helper_inspect(
 	struct daemon *d, const struct helper_question *q, struct err *e)
 {
 	struct helper *h = create(d, e);
 	int r;
 
 	if (!h)
-		return e->code;
-	r = proc_spawn(d, &h->p, false, e);
+		return NULL;
+	h->progress = q->progress;
+	h->arg = q->arg;
+	h->p.parents = parents_create(q->peer, q->path, q->fd);
+	r = h->p.parents ? proc_spawn(d, &h->p, false, e)
+			 : err_set(e, -ENOMEM, "no memory for a helper");
 	if (!r)
 		r = ask(d, h, q, e);
-	if (r)
-		helper_cancel(d, h);
-	return r;
+	if (!r)
+		return h;
+	helper_cancel(d, h);
+	return NULL;
+}
+
+void helper_message(struct daemon *d, struct helper *h, struct ctl_packet *p)
+{
+	const struct ctl_progress *q = &p->msg.progress;
+
+	if (p->msg.type != CTL_PROGRESS)
+		log_debug("a helper sent control message %u", p->msg.type);
+	else if (h->progress && q->done <= q->total)
+		h->progress(d, h->arg, q->done, q->total);
 }
 
 struct helper *helper_copy(struct daemon *d, int from, int to, copied_fn *fn,

@@ -6,7 +6,10 @@
 #ifndef THAW_API_DAEMON_HELPER_H
 #define THAW_API_DAEMON_HELPER_H
 
+#include "api/daemon/params.h"
 #include "api/daemon/proc.h"
+
+#include <sys/socket.h>
 
 /* The copy is done: e is NULL, or says why not. */
 typedef void copied_fn(struct daemon *d, void *arg, const struct err *e);
@@ -15,27 +18,36 @@ typedef void copied_fn(struct daemon *d, void *arg, const struct err *e);
 typedef void flattened_fn(
 	struct daemon *d, void *arg, bool was_diff, const struct err *e);
 
+/* How far it is: bytes of files. */
+typedef void progress_fn(
+	struct daemon *d, void *arg, uint64_t done, uint64_t total);
+
 struct helper {
 	struct proc p;
 	struct list link; /* daemon.helpers */
 	copied_fn *copied;
 	flattened_fn *flattened;
 	call_fn *called;
+	progress_fn *progress;
 	void *arg;
 };
 
-/* A question about a snapshot. */
+/* A question about a snapshot and what it builds on. */
 struct helper_question {
-	int fd;              /* borrowed */
-	uint32_t what;       /* enum ctl_inspect */
-	const char *section; /* NULL: the overview */
-	size_t section_len;
-	call_fn *fn; /* as for proc_call() */
+	struct ctl_look look;     /* .path_len is set here */
+	int fd, set;              /* borrowed; set -1: none */
+	const char *path;         /* NULL: not known */
+	struct text section;      /* .p NULL: the overview */
+	const struct ucred *peer; /* with whose rights parents are opened */
+	call_fn *fn;              /* as for proc_call() */
+	progress_fn *progress;    /* may be NULL */
 	void *arg;
 };
-/* Ask a helper; it ends by itself. */
-int helper_inspect(struct daemon *d, const struct helper_question *q,
+/* Ask a helper; it ends by itself. NULL on error. */
+struct helper *helper_inspect(struct daemon *d, const struct helper_question *q,
 	struct err *e) MUST_USE;
+/* CTL_PROGRESS, or something else that came by itself. */
+void helper_message(struct daemon *d, struct helper *h, struct ctl_packet *p);
 /* Copy all of from to the empty file to, and sync it. NULL on error. */
 struct helper *helper_copy(struct daemon *d, int from, int to, copied_fn *fn,
 	void *arg, struct err *e) MUST_USE;

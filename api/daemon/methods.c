@@ -236,9 +236,15 @@ static const struct param inspect_params[] = {
 	{"path", PARAM_PATH, true, AT(path), .help = "snapshot"},
 	{"section", PARAM_TEXT, false, AT(section),
 		.help = "print this section in full"},
+	{"map", PARAM_BOOL, false, AT(map),
+		.help = "also a cell for each page of guest memory"},
 	{0}};
 static const struct param verify_params[] = {
-	{"path", PARAM_PATH, true, AT(path), .help = "snapshot"}, {0}};
+	{"path", PARAM_PATH, true, AT(path), .help = "snapshot"},
+	{"progress", PARAM_BOOL, false, AT(progress),
+		.help = "also send notifications `verify` `{req, done, "
+			"total}` (bytes of files)"},
+	{0}};
 
 #define STATE "`{id, state}`"
 
@@ -329,10 +335,16 @@ const struct method methods[] = {
 		"`{payload, us: {take, go, ready, answer, total}, pooled}`",
 		"Take a clone, hand its agent one request, discard it."},
 	{"snapshot.inspect", inspect_method, inspect_params, false, "a map",
-		"What `thaw inspect` prints."},
+		"What `thaw inspect --json` prints. What the file builds on is "
+		"looked for where it says, beside it, and among the files of "
+		"templates, with the client's rights."},
 	{"snapshot.verify", verify_method, verify_params, false,
-		"`{uuid, bytes, chunks, pages, zero}`",
-		"Check every checksum and every rule of the format."},
+		"`{file, ok, uuid, files, bytes, chunks, pages, zero}`",
+		"Check every checksum and every rule of the format, also of "
+		"all files that it builds on, as `thaw verify --json` does. "
+		"What is not sound is an error: `corrupt` for damage and for "
+		"a parent that is another file, `not_found` when one is "
+		"missing. Closing the connection cancels it."},
 	{"metrics", metrics_method, NULL, false,
 		"`{counters: {name: n}, gauges: {name: n}, histograms: {name: "
 		"{count, sum, p50, p90, p99, max}}}`",

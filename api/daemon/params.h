@@ -46,7 +46,7 @@ struct args {
 	uint64_t mode, type, codec; /* index of the choice */
 	uint64_t bind, stream, force, live, progress, track_dirty;
 	uint64_t against, level;
-	uint64_t lazy, fill, fill_rate, stall_ms, replace;
+	uint64_t lazy, fill, fill_rate, stall_ms, replace, map;
 	uint64_t offset, length, file_mode, eof;
 	char machine[ID_LEN];
 };

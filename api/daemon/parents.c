@@ -118,20 +118,24 @@ static bool beside(const char *path, const char *name, char *out, size_t size)
 	return n >= 0 && (size_t)n < size;
 }
 
-static int open_template(struct daemon *d, const struct snap_uuid *uuid)
+static int open_template(
+	struct daemon *d, const struct snap_uuid *uuid, struct parents *p)
 {
 	list_for_each(it, &d->templates)
 	{
 		struct template *t = container_of(it, struct template, all);
 
-		if (t->state == TEMPLATE_READY && t->snap_fd >= 0 &&
-			!memcmp(t->uuid.b, uuid->b, sizeof(uuid->b)))
-			return fcntl(t->snap_fd, F_DUPFD_CLOEXEC, 0);
+		if (t->state != TEMPLATE_READY || t->snap_fd < 0 ||
+			memcmp(t->uuid.b, uuid->b, sizeof(uuid->b)) != 0)
+			continue;
+		p->given = store_snapshot_path(d->opt.state_dir, t->name);
+		return fcntl(t->snap_fd, F_DUPFD_CLOEXEC, 0);
 	}
-	return -1;
+	return -ENOENT;
 }
 
-/* The file, and its path into p->given. */
+/* The file, and its path into p->given, which is also set on errors other than
+ * -ENOENT: something is there. */
 static int open_path(
 	struct daemon *d, struct parents *p, enum place place, const char *hint)
 {
@@ -141,31 +145,29 @@ static int open_path(
 	int fd;
 
 	if (!hint[0])
-		return -1;
+		return -ENOENT;
 	if (place == PLACE_HINT && hint[0] == '/')
 		(void)snprintf(path, sizeof(path), "%s", hint);
 	else if (!p->child ||
 		 !beside(p->child,
 			 place == PLACE_BESIDE && slash ? slash + 1 : hint,
 			 path, sizeof(path)))
-		return -1;
+		return -ENOENT;
 	fd = peerfile_reopen(d, p->peer.uid, p->peer.gid, path, &e);
-	if (fd >= 0)
+	if (fd != -ENOENT)
 		p->given = strdup(path);
-	return fd;
+	return fd == -EINVAL ? -EBADMSG : fd;
 }
 
 static int open_place(struct daemon *d, struct parents *p, enum place place,
 	const struct snap_uuid *uuid, const char *hint)
 {
-	int fd = place == PLACE_TEMPLATE ? open_template(d, uuid)
+	int fd = place == PLACE_TEMPLATE ? open_template(d, uuid, p)
 					 : open_path(d, p, place, hint);
 
 	if (fd >= 0 && !looks_right(p, fd)) {
 		(void)close(fd);
-		free(p->given);
-		p->given = NULL;
-		return -1;
+		return -EBADMSG;
 	}
 	return fd;
 }
@@ -191,11 +193,12 @@ static void begin_question(struct parents *p)
 
 void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 {
-	struct ctl_msg m = {.status = -ENOENT};
 	struct parents *parents = p->parents;
 	uint32_t place = pk->msg.parent.attempt;
+	struct ctl_msg m = {0};
+	const char *given = NULL;
 	char hint[1024] = "";
-	int fd = -1;
+	int fd = -ENOENT;
 
 	if (pk->msg.len < sizeof(hint) && !memchr(pk->payload, 0, pk->msg.len))
 		memcpy(hint, pk->payload, pk->msg.len);
@@ -212,17 +215,20 @@ void parents_answer(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 		fd = from_cache(d, p, &pk->msg.parent);
 		place = NPLACES_;
 	}
-	for (; parents && fd < 0 && place < NPLACES_; place++)
+	for (; parents && fd == -ENOENT && place < NPLACES_; place++)
 		fd = open_place(d, parents, (enum place)place,
 			&pk->msg.parent.uuid, hint);
 	ctl_make_reply(&pk->msg, &m);
 	m.parent.attempt = place;
-	if (fd >= 0)
-		m.status = 0;
+	m.status = fd < 0 ? fd : 0;
+	if (parents)
+		given = parents->given;
+	if (given)
+		m.len = (uint32_t)strlen(given);
 	if (fd >= 0 && parents && !parents->known)
 		add_file(parents, fd);
 	/* A process that does not read is killed by its setup's time limit. */
-	(void)!proc_send(p, &m, NULL, &(struct ctl_fd){fd, CTL_FD_PARENT, 0},
+	(void)!proc_send(p, &m, given, &(struct ctl_fd){fd, CTL_FD_PARENT, 0},
 		fd >= 0 ? 1 : 0);
 	if (fd >= 0)
 		(void)close(fd);

@@ -288,6 +288,7 @@ static void initiative(struct daemon *d, struct proc *p, struct ctl_packet *pk)
 		break;
 	case PROC_HELPER:
 	default:
+		helper_message(d, container_of(p, struct helper, p), pk);
 		break;
 	}
 }

@@ -35,128 +35,141 @@ static int ask(struct worker *w, const struct snap_parent *want,
 	return r;
 }
 
-/* The parent of a file that is not there yet. */
-static int is_it(
-	const struct snap *s, const struct snap_parent *want, struct err *e)
-{
-	uint8_t digest[16];
-	int r = snap_digest(s, digest);
+struct search {
+	struct worker *w;
+	uint8_t *buf; /* for ctl_recv() */
+	uint32_t attempt;
+	bool over;
+};
 
-	if (!r && (memcmp(snap_get_uuid(s), &want->uuid, sizeof(want->uuid)) ||
-			  memcmp(digest, want->digest, sizeof(digest))))
-		r = -ESTALE;
-	return r ? err_set(e, r, "not the snapshot that is meant") : 0;
+/* What is in an answer; as of snap_find_fn. */
+static int take(struct search *s, struct ctl_packet *p, char path[PATH_MAX],
+	struct err *e)
+{
+	int fd = ctl_take(p, CTL_FD_PARENT, 0);
+
+	if (p->msg.len < PATH_MAX)
+		(void)snprintf(path, PATH_MAX, "%s", (char *)p->payload);
+	if (fd >= 0)
+		return fd;
+	s->over = p->msg.status >= 0 || p->msg.status == -ENOENT;
+	return s->over ? -ENOENT
+		       : err_set(e, p->msg.status, "%.200s: %s", path,
+				 p->msg.status == -EBADMSG
+					 ? "bytes 0-7: not a thaw snapshot"
+					 : strerror(-p->msg.status));
 }
 
-/* Is this file the parent? Then it is part of the chain. */
-static int try_file(
-	struct chain *c, const struct snap_parent *want, int fd, struct err *e)
+static int find(void *arg, const struct snap_file *child, bool first,
+	char path[PATH_MAX], struct err *e)
 {
-	struct snap *s = NULL;
-	int r = snap_open(fd, &s, e);
+	struct snap_parent want = {.path = child->is.parent_path};
+	struct search *s = arg;
+	struct ctl_packet p = {.nfds = 0};
+	uint32_t next;
+	int r;
 
-	if (!r)
-		r = c->n ? snap_attach(c->s[c->n - 1], s, e)
-			 : is_it(s, want, e);
-	if (r) {
-		snap_close(s);
-		return r;
+	if (first) {
+		s->attempt = 0;
+		s->over = false;
 	}
-	c->s[c->n] = s;
-	c->fd[c->n++] = fd;
-	return 0;
-}
-
-static int missing(
-	const struct snap_parent *want, const struct err *found, struct err *e)
-{
-	char uuid[SNAP_UUID_STR];
-
-	snap_uuid_str(&want->uuid, uuid);
-	if (found->code)
-		return err_set(e, -EBADMSG,
-			"the snapshot builds on %s (%.200s); what is there is "
-			"not it: %.200s",
-			uuid, want->path[0] ? want->path : "no path",
-			found->msg);
-	return err_set(e, -ENOENT,
-		"the snapshot builds on %s, which is neither at \"%.300s\" nor "
-		"beside it",
-		uuid, want->path);
-}
-
-/* The files that the daemon knows, until one is the right one. */
-static int find_parent(struct worker *w, struct chain *c,
-	const struct snap_parent *want, uint8_t *buf, struct err *e)
-{
-	struct err found = {0};
-	uint32_t attempt = 0;
-
-	for (;;) {
-		struct ctl_packet p;
-		struct err why = {0};
-		int fd, r = ask(w, want, attempt, &p, buf);
-
-		if (r < 0)
-			return err_sys(e, r, "asking for a parent");
-		fd = ctl_take(&p, CTL_FD_PARENT, 0);
-		r = p.msg.status;
-		/* Each answer says where the search goes on. */
-		if (p.msg.parent.attempt <= attempt && !r)
-			r = -EPROTO;
-		attempt = p.msg.parent.attempt;
-		ctl_packet_free(&p);
-		if (r < 0 || fd < 0) {
-			if (fd >= 0)
-				(void)close(fd);
-			return missing(want, &found, e);
-		}
-		if (!try_file(c, want, fd, &why))
-			return 0;
-		(void)close(fd);
-		if (!found.code)
-			found = why;
+	if (s->over)
+		return -ENOENT;
+	want.uuid = child->is.parent_uuid;
+	memcpy(want.digest, child->is.parent_digest, sizeof(want.digest));
+	r = ask(s->w, &want, s->attempt, &p, s->buf);
+	if (r < 0) {
+		s->over = true;
+		return err_sys(e, r, "asking for a parent");
 	}
+	/* Each answer says where the search goes on. */
+	next = p.msg.parent.attempt;
+	if (next <= s->attempt)
+		p.msg.status = -ENOENT;
+	s->attempt = next;
+	r = take(s, &p, path, e);
+	ctl_packet_free(&p);
+	return r;
+}
+
+int chain_follow(struct worker *w, int fd, const char *path,
+	struct snap_files *files, struct err *e)
+{
+	AUTO_FREE uint8_t *buf = malloc(CTL_INLINE + 1);
+	struct search s = {.w = w, .buf = buf};
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "no memory for a snapshot");
+	return snap_follow(fd, path, find, &s, files, e);
 }
 
 int chain_open(struct worker *w, int fd, struct chain *c, struct err *e)
 {
-	AUTO_FREE uint8_t *buf = malloc(CTL_INLINE + 1);
+	struct snap_files files = {.n = 0};
 	int r;
 
 	c->n = 0;
-	if (!buf)
-		return err_set(e, -ENOMEM, "no memory for a snapshot");
-	r = snap_open(fd, &c->s[0], e);
+	r = chain_follow(w, fd, "", &files, e);
 	if (r)
 		return r;
-	c->fd[0] = -1;
-	c->n = 1;
-	while (!r && snap_get_parent(c->s[c->n - 1])) {
-		if (c->n > SNAP_MAX_CHAIN)
-			r = err_set(e, -EOPNOTSUPP,
-				"a chain of more than %d snapshots: merge it",
-				SNAP_MAX_CHAIN);
-		else
-			r = find_parent(
-				w, c, snap_get_parent(c->s[c->n - 1]), buf, e);
+	r = snap_files_open(&files, c->s, e);
+	if (!r) {
+		c->n = files.n;
+		c->fd[0] = -1;
+		for (unsigned i = 1; i < files.n; i++)
+			c->fd[i] = files.file[i].fd;
+		files.n = 1;
 	}
-	if (r)
-		chain_close(c);
+	snap_files_close(&files);
 	return r;
+}
+
+/* One more ancestor; child: what is known about the file before it, which then
+ * is this one. */
+static int add_ancestor(struct search *s, struct snap_file *child,
+	struct chain *c, struct err *e)
+{
+	AUTO_FREE struct snap_file *f = calloc(1, sizeof(*f));
+	int r;
+
+	if (!f)
+		return err_set(e, -ENOMEM, "no memory for a snapshot");
+	r = snap_find_parent(child, find, s, f, e);
+	if (r)
+		return r;
+	r = snap_open(f->fd, &c->s[c->n], e);
+	if (!r && c->n)
+		r = snap_attach(c->s[c->n - 1], c->s[c->n], e);
+	if (r) {
+		snap_close(c->s[c->n]);
+		(void)close(f->fd);
+		return r;
+	}
+	c->fd[c->n++] = f->fd;
+	*child = *f;
+	return 0;
 }
 
 void chain_ancestors(struct worker *w, const struct snap_parent *want,
 	uint64_t pages, struct chain *c)
 {
+	AUTO_FREE struct snap_file *child = calloc(1, sizeof(*child));
 	AUTO_FREE uint8_t *buf = malloc(CTL_INLINE + 1);
-	struct err e;
+	struct search s = {.w = w, .buf = buf};
+	struct err e = {0};
 
 	c->n = 0;
-	while (buf && want && c->n < SNAP_MAX_CHAIN &&
+	if (!buf || !child)
+		return;
+	child->is.diff = true;
+	child->is.parent_uuid = want->uuid;
+	memcpy(child->is.parent_digest, want->digest, sizeof(want->digest));
+	(void)snprintf(child->is.parent_path, sizeof(child->is.parent_path),
+		"%s", want->path);
+	while (child->is.diff && c->n < SNAP_MAX_CHAIN &&
 		snap_worth_opening(c->n ? c->s[0] : NULL, pages) &&
-		!find_parent(w, c, want, buf, &e))
-		want = snap_get_parent(c->s[c->n - 1]);
+		!add_ancestor(&s, child, c, &e))
+		;
 }
 
 void chain_close(struct chain *c)

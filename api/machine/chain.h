@@ -7,6 +7,7 @@
 #define THAW_API_MACHINE_CHAIN_H
 
 #include "api/machine/worker.h"
+#include "snapshot/files.h"
 
 struct chain {
 	unsigned n;
@@ -14,9 +15,13 @@ struct chain {
 	int fd[SNAP_MAX_CHAIN + 1]; /* owned; -1: the first may be borrowed */
 };
 
-/* Open fd (borrowed) and all its parents. Only before the event loop runs: it
- * waits for the answers. On error nothing is left. -ENOENT: a parent is
- * missing; -EBADMSG: what was found is not the parent. Either is named. */
+/* snap_follow() by way of the daemon. Like all of these only before the event
+ * loop runs, or without one: it waits for the answers. */
+int chain_follow(struct worker *w, int fd, const char *path,
+	struct snap_files *files, struct err *e) MUST_USE;
+/* Open fd (borrowed) and all its parents. On error nothing is left. -ENOENT: a
+ * parent is missing; -ESTALE: what was found is not the parent. Either is
+ * named. */
 int chain_open(
 	struct worker *w, int fd, struct chain *c, struct err *e) MUST_USE;
 /* The parent that a diff of this machine will have, and ancestors of that, as

@@ -347,6 +347,15 @@ def test_other_users_rights(d):
     os.makedirs(secret, mode=0o700, exist_ok=True)
     os.chmod(d.dir, 0o755)
     os.chmod(d.sock, 0o666)
+    # a diff that everybody may read, of a parent that not everybody may
+    diff = os.path.join(d.dir, "diff")
+    with d.client() as c:
+        m = c.call("machine.create", {"config": {"memory": "64M"}, "ready": "agent", "track_dirty": True})["id"]
+        c.call("machine.snapshot", {"id": m, "path": secret + "/full"})
+        c.call("machine.snapshot", {"id": m, "path": diff, "type": "diff"})
+        c.call("machine.stop", {"id": m})
+        assert c.call("snapshot.verify", {"path": diff})["files"] == 2
+    os.chmod(diff, 0o644)
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -358,6 +367,11 @@ def test_other_users_rights(d):
                 i = c.call("clone", {"template": "t"})["clones"][0]["id"]
                 c.fails("denied", "machine.snapshot", {"id": i, "path": secret + "/x"})
                 c.fails("denied", "snapshot.verify", {"path": "/etc/shadow"})
+                e = c.fails("corrupt", "snapshot.verify", {"path": diff})
+                assert secret + "/full: Permission denied" in e, e
+                shown = c.call("snapshot.inspect", {"path": diff})["chain"]
+                assert [x["ok"] for x in shown] == [False], shown
+                assert secret + "/full: Permission denied" in shown[0]["error"], shown
                 c.call("machine.stop", {"id": i})
             code = 0
         except BaseException as e:

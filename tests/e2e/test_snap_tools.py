@@ -6,8 +6,10 @@ and ones that are not for this host."""
 import json
 import os
 import random
+import signal
 import struct
 import sys
+import time
 
 import msgpack
 
@@ -232,6 +234,124 @@ def test_broken_chain(d):
     assert b in err, err
     err = thaw(None, "merge", c, "-o", c + ".m2", code=5)[1]
     assert not os.path.exists(c + ".m2")
+
+
+def same(shown, printed):
+    """What the API gives and what the tool prints of it as JSON."""
+    if isinstance(shown, dict):
+        assert list(shown) == list(printed), (list(shown), list(printed))
+        for k in shown:
+            same(shown[k], printed[k])
+    elif isinstance(shown, list):
+        assert len(shown) == len(printed)
+        for x, y in zip(shown, printed):
+            same(x, y)
+    elif isinstance(shown, bytes):
+        assert isinstance(printed, str)
+    elif isinstance(shown, float):
+        assert abs(shown - printed) < 1e-6
+    else:
+        assert shown == printed or str(shown) == printed, (shown, printed)
+
+
+def test_over_the_api(d):
+    """snapshot.inspect and snapshot.verify say what the tools do, of whole chains."""
+    a, b, c = chain(d)
+    with d.client() as api:
+
+        def both(path, code=0, error=None):
+            """verify and inspect, both ways; inspect's answer."""
+            out, err = thaw(None, "verify", path, "--json", code=code)
+            if error:
+                text = api.fails(error, "snapshot.verify", {"path": path})
+                assert text == json.loads(out)["error"].removeprefix(path + ": "), (text, out)
+            else:
+                same(api.call("snapshot.verify", {"path": path}), json.loads(out))
+            shown = api.call("snapshot.inspect", {"path": path})
+            same(shown, json.loads(thaw(None, "inspect", path, "--json", code=5 if shown["errors"] else 0)[0]))
+            return shown
+
+        for path in (a, b, c):
+            both(path)
+        shown = api.call("snapshot.inspect", {"path": c, "map": True})
+        same(shown, json.loads(thaw(None, "inspect", c, "--json", "--map")[0]))
+        assert shown["map"]["diff"]
+        for section in ("vcpu0", "memory"):
+            shown = api.call("snapshot.inspect", {"path": c, "section": section})
+            same(shown, json.loads(thaw(None, "inspect", c, "--json", "--section", section)[0]))
+        api.fails("not_found", "snapshot.inspect", {"path": c, "section": "none"})
+        api.fails("invalid", "snapshot.inspect", {"path": c, "section": "vcpu0", "map": True})
+        # by descriptor there is no name to look beside
+        fd = os.open(c, os.O_RDONLY)
+        text = api.fails("not_found", "snapshot.verify", {"path": {"fd": 0}}, [fd])
+        assert "builds on" in text, text
+        os.close(fd)
+        # progress, of all files
+        req = api.send("snapshot.verify", {"path": c, "progress": True})
+        total = api.wait(req)["bytes"]
+        notes = [n[2][0] for n in api.notes if n[1] == "verify"]
+        assert notes and all(n["req"] == req and n["done"] <= n["total"] == total for n in notes), notes
+
+        with thawtest.Quiet(d):
+            away = b + ".away"
+            os.rename(b, away)
+            shown = both(c, 3, "not_found")
+            assert len(shown["chain"]) == 1 and 'neither at "c1.thaw"' in shown["chain"][0]["error"], shown["chain"]
+            with open(away, "rb") as f:
+                data = f.read()
+            for wrong in (data[:9000], b"other" * 2000, flipped(data, 600), flipped(data, (4096 + 45) * 8), open(a, "rb").read()):
+                store(b, wrong)
+                shown = both(c, 5, "corrupt")
+                assert len(shown["chain"]) == 1 and b in shown["chain"][0]["error"], shown["chain"]
+            os.unlink(b)
+            os.mkfifo(b)
+            api.fails("corrupt", "snapshot.verify", {"path": c})
+            os.unlink(b)
+            # sound outside, damaged inside: the whole chain is there
+            store(b, flipped(data, (len(data) - 100) * 8))
+            assert [x["ok"] for x in both(c, 5, "corrupt")["chain"]] == [True, True]
+            os.rename(away, b)
+            # the file itself
+            with open(c, "rb") as f:
+                data = f.read()
+            for bit in (600, (4096 + 20) * 8, (len(data) - 100) * 8):
+                store(c, flipped(data, bit))
+                both(c, 5, "corrupt")
+
+
+def test_verify_is_cancelled(d):
+    """A client that goes away ends the look at its file."""
+    path = os.path.join(d.dir, "big.thaw")
+    with d.client() as api, thawtest.Quiet(d):
+        m = api.call("machine.create", {"config": {"memory": "320M"}, "ready": "agent"})["id"]
+        api.call("machine.invoke", {"id": m, "payload": b"touch 256"})
+        api.call("machine.snapshot", {"id": m, "path": path})
+        api.call("machine.stop", {"id": m})
+        for _ in range(50):
+            thawtest.wait_for(lambda: not d.machines())
+            other = d.client()
+            other.send("snapshot.verify", {"path": path})
+            new = []
+            end = time.monotonic() + 1
+            while not new and time.monotonic() < end:
+                new = d.machines()
+            for pid in new:
+                os.kill(pid, signal.SIGSTOP)
+            other.sock.setblocking(False)
+            try:
+                other.sock.recv(1)
+            except BlockingIOError:
+                other.close()
+                if new:
+                    break
+            other.close()
+            for pid in new:
+                os.kill(pid, signal.SIGCONT)
+        else:
+            raise AssertionError("always done already")
+        thawtest.wait_for(lambda: not [p for p in new if thawtest.alive(p)])
+        assert api.call("snapshot.verify", {"path": path})["ok"]
+    os.unlink(path)
 
 
 if __name__ == "__main__":
