@@ -28,13 +28,35 @@ static void retry(struct daemon *d, struct deadline *dl)
 	zygote_start(d, container_of(dl, struct template, retry));
 }
 
+/* May it go better in a second? The rest are answers: a file, a configuration
+ * or a host that does not suit will not suit then either. */
+static bool can_pass(int code)
+{
+	switch (-code) {
+	case EAGAIN:
+	case EBUSY:
+	case ECONNRESET:
+	case EINTR:
+	case EIO:
+	case EMFILE:
+	case ENFILE:
+	case ENOMEM:
+	case ENOSPC:
+	case ESRCH:
+	case ETIMEDOUT:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void zygote_lost(struct daemon *d, struct template *t, const struct err *why)
 {
 	struct err e = {0};
 
 	if (d->stopping)
 		return;
-	if (t->starts >= MAX_STARTS || why->code == -EBADMSG) {
+	if (t->starts >= MAX_STARTS || !can_pass(why->code)) {
 		template_failed(d, t, why);
 		return;
 	}
@@ -226,9 +248,6 @@ static void give_up(struct daemon *d, struct zygote *z, const struct err *why)
 	unlink_zygote(z);
 	proc_kill(d, &z->p, &e);
 	daemon_bury(d, z);
-	/* What this host cannot do now it will not do in a second. */
-	if (e.code == -EOPNOTSUPP)
-		t->starts = MAX_STARTS;
 	zygote_lost(d, t, &e);
 }
 

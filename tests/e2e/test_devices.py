@@ -127,7 +127,9 @@ def test_machine_and_restore(d):
         assert c.call("machine.invoke", {"id": m, "payload": b"echo x"})
         c.call("machine.stop", {"id": m})
         # a template of it
+        tried = d.log_text().count("starting it again")
         text = c.fails("invalid", "template.create", {"name": "again", "snapshot": snap})
+        assert d.log_text().count("starting it again") == tried, "tried again what cannot go better"
         assert "was not given" in text, text
         c.call("template.create", {"name": "again", "snapshot": snap, "disks": {"root": disk, "ro": disk}})
         made = c.call("clone", {"template": "again", "count": 3})
