@@ -38,6 +38,17 @@ def test_panic(d):
     assert end["kind"] == "crash" and "panicked" in end["text"], end
 
 
+def test_panic_before_the_driver(d):
+    """Nobody tells of it, the kernel starts again: panic=-1."""
+    with d.client(timeout=120) as c:
+        config = linuxtest.guest_config("6.1-cloud", cmdline="rdinit=/none init=/none")
+        m = c.call("machine.create", {"config": config, "ready": {"text": "Kernel panic"}, "timeout_ms": 60000})["id"]
+        thawtest.wait_for(lambda: c.call("machine.show", {"id": m})["state"] == "ended", 60)
+        end = c.call("machine.show", {"id": m})["end"]
+        c.call("machine.stop", {"id": m})
+    assert end["kind"] == "reboot", end
+
+
 def test_bzimage_acpi_and_two_regions_of_memory(d):
     config = linuxtest.guest_config("6.1-cloud", cpus=4, memory="3200M")
     config["kernel"] = kernel_cache.get("6.1-cloud").vmlinuz
