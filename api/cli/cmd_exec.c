@@ -54,12 +54,18 @@ static int bad_file(struct cli *c, const char *path)
 		"%s: %s", path, strerror(errno));
 }
 
-static int put_piece(struct cli *c, struct thaw *g, const char *to,
+/* A file in the guest; in a directory of it by this name. */
+struct put_to {
+	const char *path, *name;
+};
+
+static int put_piece(struct cli *c, struct thaw *g, const struct put_to *to,
 	const struct stat *st, const struct iovec *piece, uint64_t off)
 {
-	msgpack_packer *p = thaw_request(g, "put", 5);
+	msgpack_packer *p = thaw_request(g, "put", 6);
 
-	mp_key_str(p, "path", to);
+	mp_key_str(p, "path", to->path);
+	mp_key_str(p, "name", to->name);
 	thaw_pack_data(p, "data", piece->iov_base, piece->iov_len);
 	mp_key_u64(p, "offset", off);
 	mp_key_u64(p, "mode", st->st_mode & 07777);
@@ -73,6 +79,8 @@ static int put_file(
 	AUTO_FREE char *buf = malloc(PIECE);
 	AUTO_FD fd = open(from, O_RDONLY | O_CLOEXEC);
 	struct iovec piece = {.iov_base = buf, .iov_len = PIECE};
+	const char *slash = strrchr(from, '/');
+	const struct put_to dest = {to, slash ? slash + 1 : from};
 	struct stat st;
 	uint64_t off = 0;
 	int rc = EXIT_DONE;
@@ -98,7 +106,7 @@ static int put_file(
 				break;
 			piece.iov_len += (size_t)n;
 		}
-		rc = put_piece(c, g, to, &st, &piece, off);
+		rc = put_piece(c, g, &dest, &st, &piece, off);
 		off += piece.iov_len;
 	}
 	return rc;
@@ -211,5 +219,6 @@ const struct command exec_command = {"exec", "ID -- CMD [ARG...]",
 	exec_opts, sizeof(struct exec_values), 2, 255, CMD_DAEMON, run_exec};
 const struct command cp_command = {"cp", "FILE ID:PATH | ID:PATH FILE",
 	"copy a file into a Linux guest or out of it",
-	"With its mode. A file in the guest appears when it is complete.", NULL,
-	0, 2, 2, CMD_DAEMON, run_cp};
+	"With its mode; into a directory, on either side, by its name. A file "
+	"in the guest appears when it is complete.",
+	NULL, 0, 2, 2, CMD_DAEMON, run_cp};

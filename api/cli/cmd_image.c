@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 struct image_values {
-	const char *output, *agent, *handler, *start, *modules, *owner;
+	const char *output, *agent, *handler, *start, *modules, *owner, *init;
 	uint64_t size;
 	bool initrd, ext4, force;
 };
@@ -30,6 +30,9 @@ static const struct opt image_opts[] = {
 		"program that answers invokes: /etc/thaw/handler"},
 	{"start", 0, OPT_STR, "FILE", AT(start),
 		"main command, the machine ends with it: /etc/thaw/start"},
+	{"init", 0, OPT_STR, "agent|own", AT(init),
+		"process 1: the agent, or the source's own with the agent as "
+		"its service (default: the own if there is one)"},
 	{"agent", 0, OPT_STR, "FILE", AT(agent),
 		"the agent (default: thaw-agent beside thaw)"},
 	{"owner", 0, OPT_STR, "UID:GID", AT(owner),
@@ -44,6 +47,7 @@ struct build {
 	const char *source;
 	char agent[PATH_MAX];
 	uint32_t uid, gid;
+	enum image_init init;
 	struct image im;
 	unsigned modules;
 };
@@ -103,6 +107,21 @@ static int parse_owner(struct build *b, struct err *e)
 	return 0;
 }
 
+static int parse_init(struct build *b, struct err *e)
+{
+	const char *how = b->v->init;
+
+	if (!how)
+		b->init = IMAGE_INIT_ANY;
+	else if (!strcmp(how, "agent"))
+		b->init = IMAGE_INIT_AGENT;
+	else if (!strcmp(how, "own"))
+		b->init = IMAGE_INIT_OWN;
+	else
+		return err_set(e, -EINVAL, "--init wants agent or own");
+	return 0;
+}
+
 /* Run through the source: into the image, or only counting. */
 static int walk(struct build *b, bool count, struct err *e)
 {
@@ -113,6 +132,9 @@ static int walk(struct build *b, bool count, struct err *e)
 	if (r)
 		return r;
 	while ((r = image_source_next(s, &it, e)) > 0) {
+		if (b->init == IMAGE_INIT_AGENT &&
+			image_is_init(&it, b->v->initrd))
+			continue;
 		if (b->v->owner) {
 			it.uid = b->uid;
 			it.gid = b->gid;
@@ -164,10 +186,8 @@ static int add_ours(struct build *b, struct err *e)
 
 	if (!r)
 		r = image_add_file(im, "sbin/thaw-agent", b->agent, 0755, e);
-	if (!r && v->initrd)
-		r = image_add_link(im, "init", "sbin/thaw-agent", e);
-	if (!r && !v->initrd)
-		r = image_add_link(im, "sbin/init", "thaw-agent", e);
+	if (!r)
+		r = image_add_init(im, b->init, v->initrd, e);
 	if (!r && v->handler)
 		r = image_add_file(im, "etc/thaw/handler", v->handler, 0755, e);
 	if (!r && v->start)
@@ -243,6 +263,8 @@ static int run_image(struct cli *c, void *values)
 	b.im.size = v->size;
 	b.im.label = "thaw";
 	r = parse_owner(&b, &e);
+	if (!r)
+		r = parse_init(&b, &e);
 	if (r)
 		return cli_fail(c, EXIT_USAGE, "%s", e.msg);
 	r = find_agent(&b, &e);

@@ -108,6 +108,17 @@ int image_add_link(struct image *im, const char *path, const char *target,
 int image_add_file(struct image *im, const char *path, const char *file,
 	mode_t mode, struct err *e) MUST_USE;
 
+/* image_init.c: process 1 of the guest. */
+enum image_init {
+	IMAGE_INIT_ANY,   /* the source's own, else the agent */
+	IMAGE_INIT_AGENT, /* the agent, instead of the source's own */
+	IMAGE_INIT_OWN    /* the source's own; the agent is its service */
+};
+/* Is this entry of the source what the kernel starts? */
+bool image_is_init(const struct image_item *it, bool initrd);
+int image_add_init(struct image *im, enum image_init how, bool initrd,
+	struct err *e) MUST_USE;
+
 /* image_modules.c: the modules of dir (lib/modules/VERSION) that thaw's
  * devices need, and their needs, unpacked. *n counts them. */
 int image_add_modules(

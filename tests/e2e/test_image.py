@@ -169,6 +169,45 @@ def test_directory_and_options():
         assert os.path.getsize(d + "/out2.img") == 40 << 20
 
 
+def test_init():
+    """The agent instead of the source's init, or as its service."""
+    system = [
+        entry("lib", tarfile.SYMTYPE, link="usr/lib"), entry("sbin", tarfile.SYMTYPE, link="usr/sbin"),
+        entry("usr/lib/systemd/systemd", data=b"systemd", mode=0o755),
+        entry("usr/sbin/init", tarfile.SYMTYPE, link="/lib/systemd/systemd"), entry("init", data=b"old", mode=0o755),
+    ]
+    unit = "etc/systemd/system/thaw-agent.service"
+    wanted = "etc/systemd/system/multi-user.target.wants/thaw-agent.service"
+    with tempfile.TemporaryDirectory() as d:
+        tar(d + "/system.tgz", system)
+        tar(d + "/bare.tgz", [entry("etc/x", data=b"x")])
+        tar(d + "/other.tgz", [entry("sbin/init", data=b"other", mode=0o755)])
+
+        def made(source, *more):
+            build(d, source, "out.cpio", "--initrd", "--force", *more)
+            return cpio(d + "/out.cpio")
+
+        c = made("system.tgz", "--init", "own")
+        assert c["usr/sbin/init"][6] == b"/lib/systemd/systemd" and c["init"][6] == b"old"
+        assert b"ExecStart=/sbin/thaw-agent\n" in c[unit][6] and c[wanted][6] == b"/" + unit.encode()
+        c = made("system.tgz", "--init", "agent")
+        assert c["init"][6] == b"sbin/thaw-agent" and unit not in c
+        c = made("system.tgz")
+        assert c["init"][6] == b"old" and unit not in c
+        # Without an /init of its own the initrd starts the system's.
+        tar(d + "/system2.tgz", system[:-1])
+        assert made("system2.tgz", "--init", "own")["init"][6] == b"sbin/init"
+        # On a disk it is /sbin/init that counts.
+        for how, target in (("agent", "thaw-agent"), ("own", "/lib/systemd/systemd")):
+            build(d, "system.tgz", "out.img", "--force", "--init", how)
+            stat = subprocess.run([DEBUGFS, "-R", "stat /usr/sbin/init", d + "/out.img"], stdout=subprocess.PIPE, text=True,
+                                  stderr=subprocess.DEVNULL, check=True).stdout
+            assert '"%s"' % target in stat, stat
+        for source, text in (("bare.tgz", "no /sbin/init"), ("other.tgz", "no systemd")):
+            assert text in build(d, source, "none", "--init", "own", code=1)
+        build(d, "bare.tgz", "none", "--init", "systemd", code=2)
+
+
 HOSTILE = {
     "up": [entry("../evil", data=b"x")],
     "deep up": [entry("a/../../evil", data=b"x")],

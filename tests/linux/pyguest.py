@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 
-APPLETS = "sh cat date dd head od uname sleep wc env mkdir ls test echo"
+APPLETS = "sh cat date dd head od uname sleep wc env mkdir ls test echo rm"
 # What "import random" of Debian's Python needs, and no more.
 PACKAGES = ["python3.11-minimal", "libpython3.11-minimal", "libc6", "zlib1g", "libexpat1"]
 

@@ -57,6 +57,13 @@ def test_exec_and_cp():
     with open(WORK + "/out", "rb") as f:
         assert f.read() == big
     assert os.stat(WORK + "/out").st_mode & 0o777 == 0o751
+    # Into directories, as docs/linux.md has it; a slash may follow.
+    for there in ("/tmp", "/tmp/"):
+        thaw("cp", WORK + "/in", machine + ":" + there)
+        thaw("exec", machine, "--", "sh", "-c", "test $(cat /tmp/in | wc -c) = 3000000 && rm /tmp/in")
+    os.mkdir(WORK + "/into")
+    thaw("cp", machine + ":/opt-file", WORK + "/into")
+    assert os.path.getsize(WORK + "/into/opt-file") == 3000000
     thaw("cp", machine + ":/none", WORK + "/none", code=3)
     thaw("stop", machine)
 

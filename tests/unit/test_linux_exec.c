@@ -386,6 +386,33 @@ static void put_keeps_a_link(void **state)
 	tr_fini(&r);
 }
 
+/* "name" counts only where the path is a directory. */
+static void put_into_a_directory(void **state)
+{
+	static const char *const to[] = {"/etc", "/etc/", "/etc/other"};
+	struct ta_rig r;
+
+	(void)state;
+	tr_init(&r);
+	for (size_t i = 0; i < 3; i++) {
+		tr_begin(&r, "put", 3);
+		mp_key_str(&r.pk, "path", to[i]);
+		mp_key_str(&r.pk, "name", "f");
+		mp_key_str(&r.pk, "data", to[i]);
+		tr_send(&r);
+		(void)tr_result(&r);
+		get(&r, i < 2 ? "/etc/f" : "/etc/other", 0, 100);
+		assert_string_equal(tr_text(tr_result(&r), "data"), to[i]);
+	}
+	tr_begin(&r, "put", 3);
+	mp_key_str(&r.pk, "path", "/etc");
+	mp_key_str(&r.pk, "name", "../f");
+	mp_key_str(&r.pk, "data", "");
+	tr_send(&r);
+	(void)tr_error(&r, "invalid");
+	tr_fini(&r);
+}
+
 static void bad_files_are_refused(void **state)
 {
 	struct ta_rig r;
@@ -495,6 +522,7 @@ int main(void)
 		cmocka_unit_test(commands_end_with_their_connection),
 		cmocka_unit_test(put_and_get_in_pieces),
 		cmocka_unit_test(put_keeps_a_link),
+		cmocka_unit_test(put_into_a_directory),
 		cmocka_unit_test(bad_files_are_refused),
 		cmocka_unit_test(nonsense_ends_the_connection),
 		cmocka_unit_test(unknown_methods_and_pieces),

@@ -23,15 +23,23 @@ struct place {
 static int get_place(struct ta *t, const msgpack_object *params,
 	struct place *p, struct err *e)
 {
-	char path[PATH_MAX - 256];
-	int r = ta_get_text(params, "path", path, sizeof(path), e);
-	int n;
+	char path[PATH_MAX - 512], name[256];
+	struct stat st;
+	int n, r = ta_get_text(params, "path", path, sizeof(path), e);
 
+	if (!r)
+		r = ta_get_text(params, "name", name, sizeof(name), e);
 	if (r)
 		return r;
-	if (path[0] != '/')
-		return err_set(e, -EINVAL, "path must be absolute");
+	if (path[0] != '/' || strchr(name, '/'))
+		return err_set(e, -EINVAL,
+			path[0] != '/' ? "path must be absolute"
+				       : "name must be without a slash");
 	n = snprintf(p->path, sizeof(p->path), "%s%s", t->root, path);
+	if (name[0] && n > 0 && (size_t)n < sizeof(p->path) &&
+		!stat(p->path, &st) && S_ISDIR(st.st_mode))
+		n = snprintf(p->path, sizeof(p->path), "%s%s/%s", t->root, path,
+			name);
 	if (n < 0 || (size_t)n >= sizeof(p->path) - 16)
 		return err_set(e, -ENAMETOOLONG, "path is too long");
 	memcpy(p->part, p->path, (size_t)n);

@@ -17,6 +17,9 @@
 #define LISTEN_RETRY_MS 100
 
 static const char *const drivers[] = {TA_DRIVERS};
+/* As a service: the system sees to the rest. */
+static const char *const service_drivers[] = {
+	"vmw_vsock_virtio_transport", "pvpanic_mmio"};
 
 struct options {
 	const char *handler, *unix_path;
@@ -217,6 +220,9 @@ int main(int argc, char **argv)
 		return r;
 	if (t.init)
 		init_prepare(&t, &boot, &e);
+	else if (!o.unix_path && !geteuid())
+		(void)ta_modules_load("/lib/modules", service_drivers,
+			ARRAY_SIZE(service_drivers));
 	if (!e.code)
 		r = ta_init(&t, &e);
 	if (boot.handler[0])
