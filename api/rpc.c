@@ -312,6 +312,7 @@ const char *rpc_code(int code)
 	case EEXIST:
 		return "exists";
 	case EBUSY:
+	case ECANCELED:
 		return "busy";
 	case EACCES:
 	case EPERM:

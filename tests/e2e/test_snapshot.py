@@ -178,7 +178,7 @@ def test_cancel(d):
             with thawtest.Quiet(d):
                 req, pid = caught(d, c, m, "x", live=live)
                 c.call("machine.snapshot_cancel", {"id": m})
-                failed(c, req, "cancelled")
+                assert failed(c, req, "cancelled").code == "busy"
                 assert invoke(c, m, b"echo on") == b"on"
             with thawtest.Quiet(d):
                 other = d.client()
