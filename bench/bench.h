@@ -24,7 +24,7 @@ void series_free(struct series *s);
 double series_quantile(struct series *s, double q);
 double series_mean(const struct series *s);
 
-#define BENCH_MAX_RESULTS 16
+#define BENCH_MAX_RESULTS 24
 #define BENCH_MAX_STEPS   8
 #define BENCH_NOTE        500
 

@@ -27,6 +27,7 @@ AIMS = [
     ("live_pause_1g", "the same, 1 GiB guest of which 64 MiB are mapped", {"p50": 4000}),
     ("live_pause_1g_full", "the same, nearly all of it mapped", {"p50": 20000}),
     ("full_zstd1", "zstd level 1 of a 1 GiB guest, half its pages not zero", {"p50": 1073742}),
+    ("restore_checksum_share", "checksums' share of a full raw restore from the disk", {"p50": 3}),
     ("chain_16_vs_1", "a chain of 16 diffs against one, same pages", {"p50": 1.15}),
     ("inspect_8g", "thaw inspect of an 8 GiB guest", {"p50": 100000}),
     ("api_empty", "an empty API call", {"p50": 40}),

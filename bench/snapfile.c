@@ -1,7 +1,7 @@
 #include "bench/snapfile.h"
 #include "core/machine.h"
 #include "core/vcpu.h"
-#include "snapshot/snap.h"
+#include "snapshot/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -109,6 +109,10 @@ static void mark(uint64_t *bits, uint64_t page)
 
 /* ---- whole snapshots ---- */
 
+struct restored {
+	struct result *with, *without, *share;
+};
+
 static int write_raw_or_zstd(struct bench *b, struct machine *m, int fd,
 	int level, struct snap_written *w)
 {
@@ -120,8 +124,54 @@ static int write_raw_or_zstd(struct bench *b, struct machine *m, int fd,
 					    : EXIT_DONE;
 }
 
+/* All of its memory, from the disk. */
+static int load_cold(
+	struct bench *b, int fd, uint64_t memory, bool checked, double *us)
+{
+	struct snap *s = NULL;
+	struct err e = {0};
+	struct mem mem;
+	uint64_t start;
+	int rc;
+
+	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (mem_create(&mem, memory, MEM_PRIVATE, -1, &e))
+		return fail(b, "memory", &e);
+	start = now_ns();
+	rc = snap_open(fd, &s, &e);
+	if (!rc && checked)
+		rc = snap_load_memory(s, &mem, SNAP_LOAD_THREADS, &e);
+	else if (!rc)
+		rc = snap_load_unchecked(s, &mem, SNAP_LOAD_THREADS, &e);
+	*us = us_since(start);
+	snap_close(s);
+	mem_destroy(&mem);
+	return rc ? fail(b, "load", &e) : EXIT_DONE;
+}
+
+/* What the checksums of a restore cost: with them and without in turns, and
+ * the first is another one each time. */
+static int checksums(
+	struct bench *b, int fd, uint64_t memory, struct restored *r)
+{
+	double us[2] = {0, 0};
+	unsigned first = r->with->n % 2;
+	int rc = load_cold(b, fd, memory, first, &us[first]);
+
+	if (!rc)
+		rc = load_cold(b, fd, memory, !first, &us[!first]);
+	if (!rc)
+		rc = count(b, r->without, us[0]);
+	if (!rc)
+		rc = count(b, r->with, us[1]);
+	/* less than nothing is noise */
+	return rc ? rc
+		  : count(b, r->share,
+			    us[1] > us[0] ? 100 * (us[1] - us[0]) / us[1] : 0);
+}
+
 static int full_once(struct bench *b, struct machine *m, struct result *raw,
-	struct result *dd, struct result *verify)
+	struct result *dd, struct result *verify, struct restored *restored)
 {
 	struct snap_written w;
 	struct snap_verified v;
@@ -139,6 +189,8 @@ static int full_once(struct bench *b, struct machine *m, struct result *raw,
 		rc = count(b, raw, us_since(start));
 	if (!rc)
 		rc = count(b, dd, bench_dd(b, w.file_bytes));
+	if (!rc)
+		rc = checksums(b, fd, m->mem.size, restored);
 	/* the second time from the page cache */
 	for (unsigned i = 0; i < 2 && !rc; i++) {
 		start = now_ns();
@@ -195,6 +247,11 @@ static int bench_full(struct bench *b)
 	struct result *zstd = bench_result(b, "full_zstd1");
 	struct result *copy = bench_result(b, "memcpy_512m");
 	struct result *verify = bench_result(b, "verify_rate");
+	struct restored restored = {
+		.with = bench_result(b, "restore_raw"),
+		.without = bench_result(b, "restore_raw_unchecked"),
+		.share = bench_result(b, "restore_checksum_share"),
+	};
 	uint64_t n = b->o->n ? b->o->n : 5;
 	struct machine *m = calloc(1, sizeof(*m));
 	int rc = m ? make_machine(b, m, GIB) : EXIT_FAILED;
@@ -206,9 +263,10 @@ static int bench_full(struct bench *b)
 	for (uint64_t p = 0; p < PAGES_OF(GIB); p += 2)
 		fill_page(m, p, 1);
 	verify->unit = "GB/s";
+	restored.share->unit = "%";
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		bench_progress(b, "full", i, n);
-		rc = full_once(b, m, raw, dd, verify);
+		rc = full_once(b, m, raw, dd, verify, &restored);
 		if (!rc)
 			rc = zstd_once(b, m, zstd);
 		if (!rc)
@@ -222,6 +280,12 @@ static int bench_full(struct bench *b)
 		"fsync");
 	(void)snprintf(verify->note, sizeof(verify->note),
 		"that file, from the page cache");
+	(void)snprintf(restored.with->note, sizeof(restored.with->note),
+		"that file's memory, all of it, from the disk");
+	(void)snprintf(restored.without->note, sizeof(restored.without->note),
+		"the same, but chunks are not checked, in turns");
+	(void)snprintf(restored.share->note, sizeof(restored.share->note),
+		"of each pair, what the checks are of the whole");
 	machine_destroy(m);
 	free(m);
 	return rc;

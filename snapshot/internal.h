@@ -313,6 +313,11 @@ bool snap_ancestors_find(const struct snap_ancestors *a, uint32_t crc,
 bool snap_ancestors_same(struct snap_ancestors *a, const struct snap_chunk *c,
 	const uint8_t *raw, uint8_t *buf);
 
+/* load.c: snap_load_memory() without looking at the chunks' checksums, which
+ * only a benchmark may do that asks what they cost. Raw chunks only. */
+int snap_load_unchecked(struct snap *s, struct mem *mem, unsigned threads,
+	struct err *e) MUST_USE;
+
 /* metadata.c */
 int snap_pack_metadata(const struct machine *m, const char *labels_json,
 	msgpack_sbuffer *buf, struct err *e) MUST_USE;
