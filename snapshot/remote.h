@@ -126,7 +126,6 @@ struct remote_link {
 	uint32_t next_id;
 	unsigned nidle;
 	int idle[REMOTE_CONNS]; /* owned */
-	uint64_t bytes;         /* of files, that came; atomic */
 };
 int remote_link_init(struct remote_link *l, int dialer,
 	const struct remote_name *n, uint32_t timeout_ms,

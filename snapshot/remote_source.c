@@ -105,6 +105,8 @@ static int remote_fetch(struct psrc *src, uint64_t w,
 	struct remote_span span = {p->offset, p->length, stored};
 	int r = remote_read(s->l, f, REMOTE_PART_FILE, &span, 1, e);
 
+	if (!r && src->fetched)
+		__atomic_fetch_add(src->fetched, p->length, __ATOMIC_RELAXED);
 	if (r == -ENOENT)
 		return err_set(e, -EIO,
 			"%s does not have the snapshot any more", s->name);

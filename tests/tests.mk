@@ -34,6 +34,8 @@ EXTRA_test_cli_json := api/cli/json.c api/cli/out.c
 EXTRA_test_stats := bench/stats.c
 EXTRA_test_svg := bench/svg.c bench/stats.c api/cli/out.c api/cli/json.c
 EXTRA_test_jail := api/machine/jail.c
+EXTRA_test_serve := api/cli/serve_conn.c api/cli/serve_files.c
+EXTRA_fuzz_serve := api/cli/serve_conn.c api/cli/serve_files.c
 # The daemon without its main().
 DAEMON_PARTS := $(filter-out api/daemon/main.c,$(wildcard api/daemon/*.c))
 EXTRA_test_daemon_params := $(DAEMON_PARTS)
@@ -47,7 +49,7 @@ EXTRA_test_daemon_unfinished := api/daemon/unfinished.c
 .SECONDEXPANSION:
 $(UNIT_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(UNIT_HELP) $(TEST_LIBS)
 $(KVM_BIN): %: %.o $$(call obj,$$(EXTRA_$$(@F))) $(KVM_HELP) $(TEST_LIBS)
-$(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $(UNIT_HELP) $(TEST_LIBS)
+$(FUZZ_BIN): %: %.o $(if $(FUZZ),,$(FUZZ_MAIN)) $$(call obj,$$(EXTRA_$$(@F))) $(UNIT_HELP) $(TEST_LIBS)
 $(FUZZ_BIN): TEST_LDFLAGS += $(if $(FUZZ),-fsanitize=fuzzer)
 $(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
 	$(call say,LD)

@@ -101,10 +101,8 @@ static int get_piece(struct pager *p, uint64_t window,
 	int r;
 
 	stat_add(&p->stats->bytes_read, k->length);
-	if (k->file < 0) {
-		stat_add(&p->stats->bytes_fetched, k->length);
+	if (k->file < 0)
 		return p->src->ops->fetch(p->src, window, k, stored, e);
-	}
 	r = pread_full(p->src->file[k->file], stored, k->length, k->offset);
 	if (r)
 		return err_sys(e, r, "bytes %llu-%llu of the snapshot",

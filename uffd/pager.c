@@ -124,6 +124,7 @@ static int map_stats(struct pager *p, struct err *e)
 		return err_sys(e, -errno, "the pager's counters");
 	p->stats = m;
 	p->stats->pages_total = p->src->pages;
+	p->src->fetched = &p->stats->bytes_fetched;
 	return 0;
 }
 

@@ -43,7 +43,7 @@ struct pager_stats {
 	uint64_t bad_windows;
 	uint64_t complete;      /* 1: all is there */
 	uint64_t set_done;      /* 1: the working set is there */
-	uint64_t bytes_fetched; /* of bytes_read: by the source's fetch() */
+	uint64_t bytes_fetched; /* of bytes_read: from another host */
 };
 #define PAGER_STATS_SLOTS  4096 /* offset of slot 0 */
 #define PAGER_STATS_NSLOTS 65536

@@ -76,6 +76,9 @@ struct psrc {
 	uint64_t pages; /* that are not zeros; 0: not known */
 	unsigned nfiles;
 	int file[PSRC_MAX_FILES]; /* borrowed or owned, as the source says */
+	/* Bytes that came from another host are added here, atomically; set by
+	 * the pager, may be NULL. */
+	uint64_t *fetched;
 };
 
 #endif

@@ -402,7 +402,7 @@ def test_server_dies(d):
     empty_cache(d)
     with Quiet(d), d.client() as c:
         with Server(w.net, w.dir) as s:
-            create(c, "sd", s.url["full.thaw"], fill="none", stall_ms=1000)
+            create(c, "sd", s.url["full.thaw"], fill="none", stall_ms=2000)
             check(c, "sd", 4)
             idle = c.call("clone", {"template": "sd"})["clones"][0]["id"]
             s.close(signal.SIGKILL)
@@ -434,12 +434,12 @@ def test_server_stalls(d):
     w = world(d)
     empty_cache(d)
     with Quiet(d), d.client() as c, Server(w.net, w.dir) as s:
-        create(c, "ss", s.url["full.thaw"], fill="none", stall_ms=700)
+        create(c, "ss", s.url["full.thaw"], fill="none", stall_ms=1500)
         check(c, "ss", 4)
         s.send(signal.SIGSTOP)
         start = time.monotonic()
         text = c.fails("timeout", "invoke", {"template": "ss", "payload": b"check 8", "timeout_ms": 60000})
-        assert w.net.there in text and "700 ms" in text, text
+        assert w.net.there in text and "1500 ms" in text, text
         packed = s.url["packed.thaw"]
         text = c.fails("timeout", "machine.create", {"snapshot": packed, "lazy": True, "stall_ms": 700})
         assert w.net.there in text, text
@@ -495,7 +495,7 @@ def test_lies_later(d):
             for name in ("full.thaw", "packed.thaw"):
                 empty_cache(d)
                 with Relay(to, lambda r, data: data) as r:
-                    create(c, "la", r.url(s.url[name]), fill="none", stall_ms=500)
+                    create(c, "la", r.url(s.url[name]), fill="none", stall_ms=1500)
                     check(c, "la", 2)
                     # somewhere in the next chunks
                     r.change = kind(r.count + 1000)
@@ -578,7 +578,7 @@ def test_daemon_restarts(d):
     empty_cache(d)
     with d.client() as c, Server(w.net, w.dir) as s:
         port = s.port
-        create(c, "stay", s.url["diff.thaw"], fill="none", stall_ms=1000)
+        create(c, "stay", s.url["diff.thaw"], fill="none", stall_ms=2000)
         check(c, "stay", 8)
     d.kill(signal.SIGKILL)
     d.start()
