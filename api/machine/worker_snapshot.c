@@ -37,6 +37,10 @@ static int choose(const struct worker *w, struct ctl_snapshot *q, struct err *e)
 	if (q->against == CTL_AGAINST_TEMPLATE)
 		return err_set(e, -EINVAL,
 			"against: the machine is no clone, it has no template");
+	if (template)
+		return err_set(e, -EOPNOTSUPP,
+			"against: what a clone changed since its last snapshot "
+			"is not tracked: its diffs are against its template");
 	if (!w->m.mem.dirty)
 		return err_set(e, -EOPNOTSUPP,
 			"type: a diff of this machine needs its changes "
