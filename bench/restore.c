@@ -2,6 +2,7 @@
  * set, eager; what a lazy template costs to make; memory of many lazy clones.
  */
 #include "bench/bench.h"
+#include "bench/restore_tcp.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -306,6 +307,28 @@ static int first_answers(struct restore *t, uint64_t n)
 	return EXIT_DONE;
 }
 
+/* The same as "lazy", but nothing of the snapshot is here: a pager on this host
+ * has it. */
+static int over_tcp(struct restore *t, uint64_t n)
+{
+	struct result *r = bench_result(t->b, "lazy_tcp");
+	double windows = 0;
+	struct tcp_pager tcp;
+	int rc = tcp_pager_start(t->b, t->bare, &tcp);
+
+	for (uint64_t i = 0; !rc && i < n; i++) {
+		bench_progress(t->b, "over TCP", i, n);
+		drop_cache(t->bare);
+		tcp_pager_cold(&tcp);
+		rc = lazy_once(t, r, tcp.url, &windows);
+	}
+	bench_progress(t->b, "over TCP", n, n);
+	tcp_pager_stop(&tcp);
+	(void)snprintf(r->note, sizeof(r->note),
+		"as lazy, by thaw pager on this host, nothing cached");
+	return rc;
+}
+
 /* Demand loads with the set, of those without; in percent. */
 static int faults_left(struct restore *t)
 {
@@ -441,6 +464,8 @@ int bench_restore(struct bench *b)
 		rc = first_answers(&t, n);
 	if (!rc)
 		rc = faults_left(&t);
+	if (!rc)
+		rc = over_tcp(&t, n);
 	if (!rc)
 		rc = create_lazy(
 			&t, "create_lazy_128m", 128 * MIB, "64", "128m", n);

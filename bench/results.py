@@ -117,6 +117,10 @@ def ratio_rows(results):
         lazy, eager = pair("lazy", "eager")
         yield ("cold first answer, lazy without a set against eager", "p50", ">= 5 times faster",
                "%.1f times" % (eager / lazy), "met" if eager >= 5 * lazy else "missed")
+    if "lazy_tcp" in results and "lazy" in results:
+        tcp, lazy = pair("lazy_tcp", "lazy")
+        yield ("cold first answer through thaw pager against the local file", "p50", "<= 2 times",
+               "%.2f times" % (tcp / lazy), "met" if tcp <= 2 * lazy else "missed")
     if "full_raw_dd" in results:
         full, dd = pair("full_raw", "full_raw_dd")
         yield ("full snapshot, raw, against dd with O_DIRECT and fsync", "p50", ">= 80% of its rate",
