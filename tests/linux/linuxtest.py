@@ -117,9 +117,10 @@ class Guest:
         return log
 
 
-def start(client, name, config, timeout=90):
+def start(client, name, config, timeout=90, **more):
     """Boot a guest until its agent answers."""
-    r = client.call("machine.create", {"config": config, "name": name, "ready": "agent", "timeout_ms": timeout * 1000})
+    p = dict({"config": config, "name": name, "ready": "agent", "timeout_ms": timeout * 1000}, **more)
+    r = client.call("machine.create", p)
     return Guest(client, r["id"])
 
 
@@ -130,9 +131,9 @@ def disk_image(d, name="disk.img"):
     return path
 
 
-def restore(client, name, path, disk=None, timeout=60):
+def restore(client, name, path, disk=None, timeout=60, **more):
     """A machine of a snapshot; disk: of its root."""
-    p = {"snapshot": path, "name": name, "ready": "agent", "timeout_ms": timeout * 1000}
+    p = dict({"snapshot": path, "name": name, "ready": "agent", "timeout_ms": timeout * 1000}, **more)
     if disk:
         p["disks"] = {"disk0": disk}
     r = client.call("machine.create", p)
