@@ -283,9 +283,11 @@ void rpc_pack_error(
 		(void)msgpack_pack_uint64(p, *id);
 	else
 		(void)msgpack_pack_nil(p);
-	(void)msgpack_pack_map(p, 2);
+	(void)msgpack_pack_map(p, code == -ENOEXEC ? 3 : 2);
 	mp_key_str(p, "code", rpc_code(code));
 	mp_key_str(p, "message", text);
+	if (code == -ENOEXEC)
+		mp_key_str(p, "detail", "host");
 	(void)msgpack_pack_nil(p);
 }
 
@@ -319,6 +321,7 @@ const char *rpc_code(int code)
 	case EROFS:
 		return "denied";
 	case EOPNOTSUPP:
+	case ENOEXEC:
 		return "unsupported";
 	case EBADMSG:
 	case ESTALE: /* the parent of a snapshot is another file */

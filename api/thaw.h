@@ -77,6 +77,7 @@ enum thaw_code {
 struct thaw_error {
 	enum thaw_code code;
 	char message[512]; /* one line, no newline at its end */
+	char detail[16];   /* of the daemon's answer (api.md), or "" */
 };
 
 /* An answer. value lives as long as the result, strings inside it too. */

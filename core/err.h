@@ -12,6 +12,7 @@
  *   -EBUSY     not now                          -> busy
  *   -EACCES, -EPERM                             -> denied
  *   -EOPNOTSUPP this thaw or host cannot        -> unsupported
+ *   -ENOEXEC   not this machine on this host    -> unsupported, detail "host"
  *   -EBADMSG, -ESTALE the file or the guest lies -> corrupt
  *   -ETIMEDOUT                                  -> timeout
  *   -ENOMEM, -ENOSPC, -EMFILE, -EAGAIN          -> exhausted

@@ -172,6 +172,12 @@ static void pack_errors(struct inspect *in)
 	}
 }
 
+/* What is wrong first is not damage: the file is newer than this reader. */
+static bool is_unsupported(const struct inspect *in)
+{
+	return in->nerrors && in->errors[0].code == -EOPNOTSUPP;
+}
+
 /* ---- the two answers ---- */
 
 static void pack_parts(struct inspect *in)
@@ -188,6 +194,10 @@ static void pack_parts(struct inspect *in)
 	if (in->o->nchain)
 		pack_chain(in);
 	pack_errors(in);
+	if (is_unsupported(in)) {
+		mp_key_bool(in->out, "unsupported", true);
+		in->keys++;
+	}
 }
 
 /* How many keys there are is known at the end and stands at the front. */
@@ -237,7 +247,10 @@ static int one_section(struct inspect *in, const char *name, struct err *e)
 			e, -ENOENT, "there is no section named %s", name);
 	vcpu = sec->tag == SNAP_TAG_VCPU;
 	rc = snap_read_section(&in->s, sec, SNAP_MAX_STATE, &buf, &why);
-	(void)msgpack_pack_map(in->out, vcpu ? 4 : 3);
+	(void)msgpack_pack_map(
+		in->out, (vcpu ? 4U : 3U) + (is_unsupported(in) ? 1U : 0U));
+	if (is_unsupported(in))
+		mp_key_bool(in->out, "unsupported", true);
 	mp_str(in->out, "section");
 	pack_entry(in->out, sec, inspect_sound(in, rc, &why));
 	mp_str(in->out, "content");

@@ -45,7 +45,9 @@ static int exit_of(const struct thaw_error *e)
 	case THAW_DENIED:
 		return EXIT_HOST;
 	case THAW_UNSUPPORTED:
-		return kvm_usable() ? EXIT_FAILED : EXIT_HOST;
+		return !strcmp(e->detail, "host") || !kvm_usable()
+			       ? EXIT_HOST
+			       : EXIT_FAILED;
 	case THAW_INVALID:
 	case THAW_EXISTS:
 	case THAW_BUSY:

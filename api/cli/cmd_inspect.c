@@ -53,9 +53,10 @@ static int look(void *arg, msgpack_packer *out, struct err *e)
 	return snap_files_inspect(in->fd, &in->chain, &in->o, out, e);
 }
 
-static int first_error(struct cli *c, const msgpack_object *errors)
+static int first_error(struct cli *c, const msgpack_object *o)
 {
-	const msgpack_object *first;
+	const msgpack_object *errors = thaw_get(o, "errors"), *first;
+	bool lied = !thaw_get(o, "unsupported");
 
 	if (!errors || errors->type != MSGPACK_OBJECT_ARRAY ||
 		!errors->via.array.size)
@@ -63,8 +64,10 @@ static int first_error(struct cli *c, const msgpack_object *errors)
 	first = &errors->via.array.ptr[0];
 	if (first->type != MSGPACK_OBJECT_STR)
 		return cli_fail(c, EXIT_FAILED, "cannot print it");
-	return cli_fail(c, EXIT_CORRUPT, "%s: %.*s; what is sound was printed",
-		c->arg[0], (int)first->via.str.size, first->via.str.ptr);
+	return cli_fail(c, lied ? EXIT_CORRUPT : EXIT_FAILED,
+		"%s: %.*s; what %s was printed", c->arg[0],
+		(int)first->via.str.size, first->via.str.ptr,
+		lied ? "is sound" : "it knows");
 }
 
 /* An existing picture is replaced: it can be drawn again. */
@@ -103,7 +106,7 @@ static int print(
 	else if (!rc && v->map && !c->json && thaw_get(o, "map") &&
 		 snap_map_text(o, c->out))
 		rc = cli_fail(c, EXIT_FAILED, "cannot draw the map");
-	return rc ? rc : first_error(c, thaw_get(o, "errors"));
+	return rc ? rc : first_error(c, o);
 }
 
 /* FILE.ws, when there is one. */

@@ -238,6 +238,9 @@ static int deliver(
 		(void)client_error(e, code, "%s", thaw_code_name(code));
 	else
 		(void)client_error(e, code, "%s", text);
+	if (e)
+		(void)thaw_get_str(
+			&m[2], "detail", e->detail, sizeof(e->detail));
 	answer_free(a);
 	return (int)code;
 }

@@ -27,6 +27,7 @@ static void error_set(
 	struct thaw_error *e, enum thaw_code code, const char *fmt, va_list ap)
 {
 	e->code = code;
+	e->detail[0] = '\0';
 	(void)vsnprintf(e->message, sizeof(e->message), fmt, ap);
 }
 

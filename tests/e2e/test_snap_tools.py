@@ -72,6 +72,28 @@ def test_single_bits(d):
     assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
 
 
+def test_newer_format(d):
+    """A file of a later version is not damaged: this thaw cannot read it (1)."""
+    path = snapshot(d)
+    with open(path, "rb") as f:
+        data = bytearray(f.read())
+    for major, minor, least in ((1, 77, 77), (2, 0, 0)):
+        struct.pack_into("<HHH", data, 8, major, minor, least)
+        struct.pack_into("<I", data, 4092, crc32c(data[:4092]))
+        store(path, data)
+        says = "version %d.%d" % (major, minor)
+        for args in (["verify", path], ["inspect", path], ["inspect", path, "--json"], ["inspect", path, "--section", "vcpu0"],
+                     ["diff", path, path], ["convert", path, "-o", path + "2"]):
+            err = thaw(None, *args, code=1)[1]
+            assert says in err, (args, err)
+        shown = json.loads(thaw(None, "inspect", path, "--json", code=1)[0])
+        assert shown["unsupported"] and says in shown["errors"][0], shown
+        assert says in thaw(d, "restore", path, code=1)[1]
+        with thawtest.Client(d.sock) as c:
+            assert says in c.fails("unsupported", "snapshot.verify", {"path": path})
+            same(c.call("snapshot.inspect", {"path": path}), shown)
+
+
 def test_cut_short(d):
     path = snapshot(d)
     with open(path, "rb") as f:
@@ -134,8 +156,14 @@ def test_other_host(d):
         assert c.call("snapshot.inspect", {"path": other})["compatible"] == shown
     thaw(None, "verify", other)
     for args in (["restore", other], ["template", "create", "x", "--snapshot", other]):
-        err = thaw(d, *args, code=1)[1]
+        err = thaw(d, *args, code=4)[1]
         assert "Centaur" in err and " xop" in err, err
+    with thawtest.Client(d.sock) as c:
+        try:
+            c.call("machine.create", {"snapshot": other})
+            raise AssertionError("it runs here")
+        except thawtest.RpcError as e:
+            assert e.error["code"] == "unsupported" and e.error["detail"] == "host", e.error
     assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
 
 

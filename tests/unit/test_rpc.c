@@ -296,6 +296,9 @@ static void test_codes(void **state)
 	assert_string_equal(rpc_code(-ENOSPC), "exhausted");
 	assert_string_equal(rpc_code(-EBADMSG), "corrupt");
 	assert_string_equal(rpc_code(-ECANCELED), "busy");
+	assert_string_equal(rpc_code(-ESTALE), "corrupt");
+	assert_string_equal(rpc_code(-EOPNOTSUPP), "unsupported");
+	assert_string_equal(rpc_code(-ENOEXEC), "unsupported");
 	assert_string_equal(rpc_code(-EIO), "internal");
 	assert_string_equal(rpc_code(0), "internal");
 }

@@ -290,7 +290,7 @@ int arch_compat_machine(const struct machine *m, int kvm_fd, struct err *e)
 	arch_compat_check(h, m->cpu[0]->s, m->ncpus, collect, &d);
 	if (!d.n)
 		return 0;
-	return err_set(e, -EOPNOTSUPP,
+	return err_set(e, -ENOEXEC,
 		"not for this host: %s; restore it on a host like the one it "
 		"was made on",
 		d.text);
