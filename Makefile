@@ -106,7 +106,7 @@ demo: deps ## build, boot, freeze, clone a thousand times
 check: deps ## all tests, the unit tests also with ASan and UBSan
 	@$(MAKE_HERE) tests
 	@$(MAKE_HERE) SAN=address,undefined unit-tests
-	@tests/check.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) -- $(KVM_BIN) $(E2E) -- $(LINUX)
+	@tests/check.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(SCRIPTS) -- $(KVM_BIN) $(E2E) -- $(LINUX)
 
 check-unit: ## only the unit tests
 	@$(MAKE_HERE) unit-tests

@@ -11,7 +11,9 @@ FUZZ_BIN := $(call obj,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_BIN := $(FUZZ_BIN:.o=)
 # With stock Linux guests; they see themselves to a KVM that can run those.
 LINUX := $(sort $(wildcard tests/linux/test_*.py))
-E2E := $(sort $(wildcard tests/e2e/test_*.sh tests/e2e/test_*.py))
+E2E := $(sort $(wildcard tests/e2e/test_*.py))
+# Scripts about the project itself, which need no KVM.
+SCRIPTS := $(sort $(wildcard tests/e2e/test_*.sh))
 
 # Files beside the tests that are not tests are helpers: an archive, so that a
 # test gets those it uses and may have its own version of the others' names.

@@ -248,7 +248,8 @@ def test_too_many_in_flight(d):
             except thawtest.RpcError as e:
                 codes[e.code] = codes.get(e.code, 0) + 1
         assert codes.get("ok", 0) > 0 and codes.get("busy", 0) > 0, codes
-        assert set(codes) <= {"ok", "busy", "exhausted"}, codes
+        # A slow host does not get through those that wait in their time.
+        assert set(codes) <= {"ok", "busy", "exhausted", "timeout"}, codes
 
 
 def test_descriptors_that_nobody_asked_for(d):

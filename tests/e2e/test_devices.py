@@ -2,7 +2,7 @@
 # timeout: 120
 """Disks, network interfaces and their overrides: what is wrong is refused by
 name before anything starts, what is right reaches the machine. The built-in
-guest has no driver for them; tests/e2e/test_linux_devices.py has."""
+guest has no driver for them; tests/linux/test_devices.py has."""
 
 import hashlib
 import os

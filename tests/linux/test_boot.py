@@ -50,21 +50,57 @@ def test_panic_before_the_driver(d):
 
 
 def test_bzimage_acpi_and_two_regions_of_memory(d):
-    config = linuxtest.guest_config("6.1-cloud", cpus=4, memory="3200M")
+    """4 GiB: below and above the hole; what is in both survives a restore."""
+    config = linuxtest.guest_config("6.1-cloud", cpus=4, memory="4G")
     config["kernel"] = kernel_cache.get("6.1-cloud").vmlinuz
+    path = os.path.join(d.dir, "big.thaw")
     with d.client(timeout=200) as c:
         g = linuxtest.start(c, "big", config, timeout=150)
         try:
             assert int(g.sh("nproc")) == 4
-            assert int(g.sh("awk '/^MemTotal/ { print $2 }' /proc/meminfo")) > 3000 * 1024
+            assert int(g.sh("awk '/^MemTotal/ { print $2 }' /proc/meminfo")) > 3900 * 1024
+            ram = [x.split(" : ")[0].split("-") for x in g.sh("cat /proc/iomem").splitlines() if x.endswith("System RAM") and x[0] != " "]
+            assert any(int(start, 16) >= 1 << 32 for start, _ in ram), ram
+            assert not [r for r in ram if int(r[0], 16) < 1 << 32 <= int(r[1], 16)], ram
             have = g.sh("ls /sys/bus/acpi/devices").split()
             for name in ("PNP0501:00", "LNRO0005:00", "THAW0001:00", "AMZNC10C:00", "ACPI0013:00", "QEMU0001:00"):
                 assert name in have, (name, have)
             assert g.sh("cat /sys/devices/system/cpu/cpu3/topology/core_id").strip() == "3"
             log = g.healthy()
             assert "x2apic" in log and "kvm-clock" in log, log
+            # Linux fills memory from its upper end.
+            g.sh("dd if=/dev/urandom of=/tmp/f bs=1M count=40 2>/dev/null && md5sum /tmp/f >/tmp/sum")
+            c.call("machine.snapshot", {"id": g.id, "path": path})
         finally:
             g.stop()
+        g = linuxtest.restore(c, "again", path)
+        try:
+            g.sh("md5sum -c /tmp/sum >/dev/null && dd if=/dev/urandom of=/tmp/g bs=1M count=10 2>/dev/null")
+            g.healthy()
+        finally:
+            g.stop()
+            os.unlink(path)
+
+
+def test_32_cpus(d):
+    """The most there can be: each comes up, and goes on after a restore."""
+    cpus = 32
+    path = os.path.join(d.dir, "many.thaw")
+    run = "for i in $(seq 0 %d); do busybox taskset -c $i awk '{ print $39 }' /proc/self/stat; done" % (cpus - 1)
+    with d.client(timeout=400) as c:
+        g = linuxtest.start(c, "many", linuxtest.guest_config("6.1-cloud", cpus=cpus), timeout=300)
+        try:
+            assert int(g.sh("nproc")) == cpus
+            c.call("machine.snapshot", {"id": g.id, "path": path})
+        finally:
+            g.stop()
+        g = linuxtest.restore(c, "again", path, timeout=200)
+        try:
+            assert [int(x) for x in g.sh(run, timeout=200).split()] == list(range(cpus))
+            g.healthy()
+        finally:
+            g.stop()
+            os.unlink(path)
 
 
 def test_generation(d):

@@ -19,8 +19,7 @@ import tempfile
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
-sys.path.insert(0, os.path.join(os.path.dirname(HERE), "vmhost"))
+sys.path[:0] = [os.path.join(os.path.dirname(HERE), d) for d in ("e2e", "vmhost")]
 import thawtest
 from linux_guest import Guest, make_initrd
 
