@@ -6,6 +6,7 @@
  *
  *   fault.c     one thread reads the events of all clients, answers what is
  *               there, starts a load for what is not, and collects the reads
+ *   readahead.c the fault thread's too: what a sequence of faults comes to next
  *   prefetch.c  one thread starts loads of the working set, then of the rest
  *   worker.c    several threads check and unpack what was read; they also read
  *               when there is no io_uring, or the source is no file
@@ -35,8 +36,11 @@
 #define JOB_WINDOWS 8 /* of a run: 512 KiB */
 #define DEMAND_JOBS 64
 #define AHEAD_JOBS  4
-#define MAX_WORKERS 64
-#define MAX_EVENTS  64 /* read from a client at once */
+/* Of the demand jobs, those that read-ahead may have: the smaller part. */
+#define READAHEAD_JOBS 24
+#define NSTREAMS       4
+#define MAX_WORKERS    64
+#define MAX_EVENTS     64 /* read from a client at once */
 
 enum win_state {
 	WIN_ABSENT,
@@ -53,6 +57,12 @@ struct window {
 	uint8_t state;
 };
 
+/* A sequence of faults, in windows; readahead.c. */
+struct stream {
+	uint64_t at, to; /* .to 0: none */
+	unsigned n;      /* asked for the last time */
+};
+
 struct client {
 	struct client *next;
 	uint64_t id, addr;
@@ -61,6 +71,8 @@ struct client {
 	bool gone;     /* detached */
 	bool failed;   /* reported; is not answered any more */
 	struct pager_client_stats *stats; /* borrowed, may be NULL */
+	struct stream stream[NSTREAMS];   /* the fault thread's */
+	unsigned next_stream;
 	/* direct: pages that the machine threw away are zeros from then on */
 	pthread_mutex_t memory; /* .removed, and copies into the memory */
 	uint8_t *removed;       /* owned bitmap of pages, or NULL */
@@ -75,6 +87,7 @@ struct waiter {
 
 enum lane {
 	LANE_DEMAND,
+	LANE_AHEAD, /* a job of the demand's */
 	LANE_SET,
 	LANE_FILL,
 	NLANES_
@@ -83,6 +96,7 @@ struct job {
 	struct job *next; /* in a queue or a list of free ones */
 	enum lane lane;
 	bool busy;       /* not free */
+	bool ahead;      /* begun by read-ahead, whatever the lane is now */
 	bool mapped;     /* the pieces are known */
 	unsigned nread;  /* pieces whose bytes are in .stored */
 	uint64_t window; /* the first one */
@@ -131,6 +145,7 @@ struct pager {
 	struct bad_window *bad;
 	uint64_t present; /* windows that are PRESENT */
 	unsigned loading; /* jobs that are not free */
+	unsigned nahead;  /* of these: begun by read-ahead */
 	bool stop, complete, filling;
 
 	struct event_node *events, **events_tail;
@@ -141,6 +156,8 @@ struct pager {
 
 	pthread_t fault_thread, ahead_thread, worker[MAX_WORKERS + 1];
 	unsigned nworkers; /* that run, the slow one included */
+	unsigned nfast;    /* of these, not the slow one; at least 2 */
+	unsigned nreading; /* of these, busy with reads no fault waits for */
 	bool fault_runs, ahead_runs;
 
 	struct ws set;      /* bits NULL: none */
@@ -159,6 +176,7 @@ static inline void stat_add(uint64_t *v, uint64_t n)
 struct job *job_take_locked(struct pager *p, enum lane lane);
 void job_put_locked(struct pager *p, struct job *j);
 void job_queue(struct pager *p, struct job *j);
+void job_queue_locked(struct pager *p, struct job *j);
 struct bad_window *bad_find_locked(struct pager *p, uint64_t window);
 /* Where the pieces of a single window are. -EAGAIN as psrc_ops.map. */
 int job_map(struct pager *p, struct job *j, bool may_block, struct err *e);
@@ -170,6 +188,14 @@ int job_ask(struct ring *r, struct job *j) MUST_USE;
 void job_read_done(struct pager *p, struct job *j, int res);
 /* Its bytes are not to be had. */
 void job_fail(struct pager *p, struct job *j, const struct err *e);
+
+/* fault.c */
+void start_load(struct pager *p, struct job *j);
+
+/* readahead.c; the fault thread. */
+void follow_stream(struct pager *p, struct client *c, uint64_t window);
+/* A fault waits with this job of LANE_AHEAD. */
+void urge_locked(struct pager *p, struct job *j);
 
 /* publish.c */
 void publish_job(struct pager *p, struct job *j);

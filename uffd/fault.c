@@ -14,7 +14,7 @@
 #define READS_A_TURN 4
 #define TICK_MS      100
 
-static void start_load(struct pager *p, struct job *j)
+void start_load(struct pager *p, struct job *j)
 {
 	struct err e = {0};
 	int r = job_map(p, j, false, &e);
@@ -47,6 +47,8 @@ static struct job *join_locked(struct pager *p, struct waiter *w, bool *start)
 		j = NULL;
 	if (j) {
 		stat_add(&p->stats->faults_waited, 1);
+		if (j->lane == LANE_AHEAD)
+			urge_locked(p, j);
 	} else {
 		j = job_take_locked(p, LANE_DEMAND);
 		if (!j)
@@ -96,6 +98,7 @@ static void page_fault(struct pager *p, struct client *c, uint64_t address)
 {
 	struct waiter *w;
 	struct err e = {0};
+	uint64_t page;
 
 	if (address < c->addr || address - c->addr >= p->size)
 		return;
@@ -114,7 +117,9 @@ static void page_fault(struct pager *p, struct client *c, uint64_t address)
 	(void)pthread_mutex_lock(&p->lock);
 	c->refs++;
 	(void)pthread_mutex_unlock(&p->lock);
+	page = w->page;
 	resolve(p, w);
+	follow_stream(p, c, page / PSRC_PAGES);
 }
 
 static void one_event(
@@ -266,7 +271,7 @@ static void sweep_clients(struct pager *p)
 }
 
 /* A single small job is done here; several are for the workers, but for the
- * last one, which this thread can do as well. */
+ * first one, which this thread can do as well. */
 static void reap(struct pager *p, uint8_t *scratch)
 {
 	struct job *last = NULL, *j;
@@ -274,9 +279,10 @@ static void reap(struct pager *p, uint8_t *scratch)
 
 	while ((j = ring_reap(&p->fault_ring, &res))) {
 		job_read_done(p, j, res);
-		if (last)
-			job_queue(p, last);
-		last = j;
+		if (last || j->lane != LANE_DEMAND)
+			job_queue(p, j);
+		else
+			last = j;
 	}
 	if (!last)
 		return;

@@ -5,8 +5,7 @@
 
 struct job *job_take_locked(struct pager *p, enum lane lane)
 {
-	struct job **list =
-		lane == LANE_DEMAND ? &p->free_demand : &p->free_run;
+	struct job **list = lane <= LANE_AHEAD ? &p->free_demand : &p->free_run;
 	struct job *j = *list;
 
 	if (!j)
@@ -15,6 +14,8 @@ struct job *job_take_locked(struct pager *p, enum lane lane)
 	j->next = NULL;
 	j->lane = lane;
 	j->busy = true;
+	j->ahead = lane == LANE_AHEAD;
+	p->nahead += j->ahead;
 	j->mapped = false;
 	j->nread = 0;
 	j->nwin = 1;
@@ -30,9 +31,10 @@ struct job *job_take_locked(struct pager *p, enum lane lane)
 void job_put_locked(struct pager *p, struct job *j)
 {
 	struct job **list =
-		j->lane == LANE_DEMAND ? &p->free_demand : &p->free_run;
+		j->lane <= LANE_AHEAD ? &p->free_demand : &p->free_run;
 
 	j->busy = false;
+	p->nahead -= j->ahead;
 	j->next = *list;
 	*list = j;
 	p->loading--;
@@ -41,13 +43,18 @@ void job_put_locked(struct pager *p, struct job *j)
 		kick_fault(p);
 }
 
-void job_queue(struct pager *p, struct job *j)
+void job_queue_locked(struct pager *p, struct job *j)
 {
-	(void)pthread_mutex_lock(&p->lock);
 	j->next = NULL;
 	*p->tail[j->lane] = j;
 	p->tail[j->lane] = &j->next;
 	pthread_cond_signal(j->lane == LANE_FILL ? &p->slow : &p->work);
+}
+
+void job_queue(struct pager *p, struct job *j)
+{
+	(void)pthread_mutex_lock(&p->lock);
+	job_queue_locked(p, j);
 	(void)pthread_mutex_unlock(&p->lock);
 }
 
@@ -188,6 +195,8 @@ static void count_locked(struct pager *p, const struct job *j, unsigned k)
 		return; /* counted page by page */
 	if (j->lane == LANE_DEMAND)
 		stat_add(&p->stats->pages_demand, pages);
+	else if (j->lane == LANE_AHEAD)
+		stat_add(&p->stats->pages_ahead, pages);
 	else if (j->lane == LANE_SET)
 		stat_add(&p->stats->pages_set, pages);
 	else

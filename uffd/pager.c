@@ -219,6 +219,7 @@ static int start_workers(struct pager *p)
 	if (n < MIN_WORKERS)
 		n = MIN_WORKERS;
 	n = (unsigned)min_u64(n, MAX_WORKERS);
+	p->nfast = n;
 	for (unsigned i = 0; !r && i <= n; i++) {
 		r = pthread_create(&p->worker[i], NULL,
 			i ? worker_main : slow_worker_main, p);

@@ -34,12 +34,14 @@ struct pager_stats {
 	uint64_t faults_waited;  /* of these: its window was on its way */
 	uint64_t faults_zero;    /* of these: a page of zeros */
 	uint64_t windows_demand; /* windows loaded because of a fault */
-	uint64_t pages_demand, pages_set, pages_filled; /* published */
-	uint64_t pages_total;                           /* that are not zeros */
-	uint64_t set_pages;  /* in the working set; 0: there is none */
-	uint64_t bytes_read; /* stored bytes, from the source */
-	uint64_t fault_ns;   /* from reading an event to its answer; sum */
-	uint64_t failed;     /* machines that were given up */
+	/* Pages published: for a fault, ahead of a sequence of faults, of the
+	 * working set, in the background. */
+	uint64_t pages_demand, pages_ahead, pages_set, pages_filled;
+	uint64_t pages_total; /* that are not zeros */
+	uint64_t set_pages;   /* in the working set; 0: there is none */
+	uint64_t bytes_read;  /* stored bytes, from the source */
+	uint64_t fault_ns;    /* from reading an event to its answer; sum */
+	uint64_t failed;      /* machines that were given up */
 	uint64_t bad_windows;
 	uint64_t complete;      /* 1: all is there */
 	uint64_t set_done;      /* 1: the working set is there */
@@ -58,6 +60,7 @@ struct pager_opts {
 	const struct uffd_host *host;
 	bool direct;
 	bool record;       /* publish single pages and note which */
+	bool exact;        /* load only windows that are touched */
 	bool no_uring;     /* read synchronously */
 	bool fill;         /* go on in the background after pager_fill() */
 	uint32_t stall_ms; /* 0: PAGER_STALL_MS */

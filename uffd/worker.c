@@ -22,18 +22,37 @@ static struct job *pop_locked(struct pager *p, enum lane lane)
 	return j;
 }
 
-static struct job *next_job(struct pager *p, bool slow)
+/* Jobs that no fault waits for. Those that have yet to be read may take long:
+ * they leave a worker to the faults. */
+static struct job *pop_patient_locked(
+	struct pager *p, enum lane lane, bool *reads)
+{
+	struct job *j = p->queue[lane];
+
+	if (!j || (!j->nread && p->nreading + 1 >= p->nfast))
+		return NULL;
+	*reads = !j->nread;
+	p->nreading += *reads;
+	return pop_locked(p, lane);
+}
+
+/* *reads: from the last job, to this one. */
+static struct job *next_job(struct pager *p, bool slow, bool *reads)
 {
 	struct job *j = NULL;
 
 	(void)pthread_mutex_lock(&p->lock);
+	p->nreading -= *reads;
+	*reads = false;
 	while (!p->stop) {
 		if (slow) {
 			j = pop_locked(p, LANE_FILL);
 		} else {
 			j = pop_locked(p, LANE_DEMAND);
 			if (!j)
-				j = pop_locked(p, LANE_SET);
+				j = pop_patient_locked(p, LANE_AHEAD, reads);
+			if (!j)
+				j = pop_patient_locked(p, LANE_SET, reads);
 		}
 		if (j)
 			break;
@@ -46,9 +65,10 @@ static struct job *next_job(struct pager *p, bool slow)
 static void work(struct pager *p, bool slow)
 {
 	uint8_t *scratch = malloc(PSRC_WINDOW);
+	bool reads = false;
 	struct job *j;
 
-	while (scratch && (j = next_job(p, slow)))
+	while (scratch && (j = next_job(p, slow, &reads)))
 		job_run(p, j, scratch);
 	free(scratch);
 }

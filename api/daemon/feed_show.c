@@ -33,9 +33,9 @@ void feed_pack(const struct feed *f, msgpack_packer *p)
 	uint64_t here;
 
 	feed_stats(f, &s);
-	here = s.pages_demand + s.pages_set + s.pages_filled;
+	here = s.pages_demand + s.pages_ahead + s.pages_set + s.pages_filled;
 	mp_str(p, "pager");
-	(void)msgpack_pack_map(p, f->damaged[0] ? 15 : 14);
+	(void)msgpack_pack_map(p, f->damaged[0] ? 16 : 15);
 	mp_key_str(p, "state", state_name(f, &s));
 	mp_key_u64(p, "pid", (uint64_t)f->p.pid);
 	mp_key_u64(p, "faults", s.faults);
@@ -44,6 +44,7 @@ void feed_pack(const struct feed *f, msgpack_packer *p)
 	mp_key_u64(p, "fault_us", s.fault_ns / 1000);
 	mp_key_u64(p, "windows_demand", s.windows_demand);
 	mp_key_u64(p, "pages_demand", s.pages_demand);
+	mp_key_u64(p, "pages_ahead", s.pages_ahead);
 	mp_key_u64(p, "pages_prefetched", s.pages_set + s.pages_filled);
 	mp_key_u64(p, "pages_absent",
 		s.pages_total > here ? s.pages_total - here : 0);
@@ -86,6 +87,7 @@ void feed_count(struct daemon *d)
 		sum.faults += s.faults;
 		sum.faults_zero += s.faults_zero;
 		sum.pages_demand += s.pages_demand;
+		sum.pages_ahead += s.pages_ahead;
 		sum.pages_set += s.pages_set;
 		sum.pages_filled += s.pages_filled;
 		sum.bytes_read += s.bytes_read;
@@ -95,6 +97,7 @@ void feed_count(struct daemon *d)
 	c[COUNT_PAGER_FAULTS] = sum.faults;
 	c[COUNT_PAGER_ZEROS] = sum.faults_zero;
 	c[COUNT_PAGER_DEMAND] = sum.pages_demand;
+	c[COUNT_PAGER_AHEAD] = sum.pages_ahead;
 	c[COUNT_PAGER_PREFETCHED] = sum.pages_set + sum.pages_filled;
 	c[COUNT_PAGER_BYTES] = sum.bytes_read;
 	c[COUNT_PAGER_FETCHED] = sum.bytes_fetched;

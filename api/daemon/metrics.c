@@ -28,6 +28,7 @@ static const char *const counter_names[] = {
 	[COUNT_PAGER_FAULTS] = "pager_faults",
 	[COUNT_PAGER_ZEROS] = "pager_faults_zero",
 	[COUNT_PAGER_DEMAND] = "pager_pages_demand",
+	[COUNT_PAGER_AHEAD] = "pager_pages_ahead",
 	[COUNT_PAGER_PREFETCHED] = "pager_pages_prefetched",
 	[COUNT_PAGER_BYTES] = "pager_bytes_read",
 	[COUNT_PAGER_FETCHED] = "pager_bytes_fetched",

@@ -68,8 +68,8 @@ def test_on_demand(d):
         check(c, "od", 8)
         first = pager(c, "od")
         # 8 MiB came because they were touched, little else did
-        assert first["windows_demand"] >= 128, first
-        assert 2048 <= first["pages_demand"] < 4096, first
+        assert 0 < first["windows_demand"] < 128, first  # most windows before they were touched
+        assert 2048 <= first["pages_demand"] + first["pages_ahead"] < 4096, first
         assert first["pages_absent"] > 40 * 256 - 512, first
         assert first["bytes_read"] < 16 * MIB, first
         # once for all clones
@@ -134,8 +134,8 @@ def test_base_is_shared(d):
             assert r["payload"] == b"right 4 MiB"
         shows = [c.call("machine.show", {"id": i}) for i in ids]
         # only the first one had to ask
-        assert shows[0]["pager"]["faults"] >= 64, shows[0]
-        assert all(s["pager"]["faults"] < 40 for s in shows[1:]), shows
+        assert shows[0]["pager"]["faults"] > max(s["pager"]["faults"] for s in shows[1:]), shows
+        assert pager(c, "sh")["pages_demand"] + pager(c, "sh")["pages_ahead"] < 2048, pager(c, "sh")
         assert all(s["memory"]["shared"] >= 4 * MIB for s in shows), shows
         assert all(s["first_answer_us"] > 0 for s in shows)
         # what one writes nobody else sees

@@ -13,8 +13,10 @@ void pager_rig_init(struct pager_rig *r)
 
 	memset(r, 0, sizeof(*r));
 	fake_source_init(&r->src, WINDOWS);
-	r->o = (struct pager_opts){
-		.src = &r->src.src, .host = &r->host, .stats_fd = -1};
+	r->o = (struct pager_opts){.exact = true,
+		.src = &r->src.src,
+		.host = &r->host,
+		.stats_fd = -1};
 	if (uffd_host_open(&r->host, &e)) {
 		print_message("%s\n", e.msg);
 		fake_source_fini(&r->src);
