@@ -35,7 +35,9 @@ static bool read_url(struct tcp_pager *t, int from)
 		(void)close(from);
 		return false;
 	}
-	if (fgets(line, sizeof(line), f) && fgets(line, sizeof(line), f)) {
+	for (int i = 0; i < 2; i++)
+		ok = fgets(line, sizeof(line), f) != NULL;
+	if (ok) {
 		line[strcspn(line, " \n")] = 0;
 		ok = snprintf(t->url, sizeof(t->url), "%.500s", line) > 6;
 	}

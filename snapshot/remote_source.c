@@ -7,6 +7,10 @@
  * has, but with other bytes (it was being written, or the host crashed), is
  * found out by the same checksum and fetched again. So there is no list of what
  * is there, and nothing that could be wrong about it.
+ *
+ * Who fetches one piece behind the other, as the background does, reads ahead:
+ * then it does not wait for the network at each of them. Nobody else waits for
+ * that: the buffer is taken only when it is free.
  */
 #include "snapshot/remote.h"
 
@@ -25,16 +29,30 @@
 #define LEVEL_SHIFT 8
 #define CODEC_MASK  0xffU
 
+#define AHEAD       (256U * 1024)
+#define AHEAD_AFTER 2 /* pieces, one behind the other */
+
+struct ahead {
+	pthread_mutex_t lock;
+	unsigned level, run;
+	uint64_t end; /* of the piece that was fetched last, of that file */
+	uint64_t offset;
+	uint32_t length; /* of .buf; 0: nothing */
+	uint8_t *buf;    /* owned */
+};
+
 struct remote_source {
 	struct psrc src;
 	struct psrc_ops ops;
 	struct psrc *disk; /* owned */
 	struct remote_link *l;
+	struct ahead ahead;
 	bool cache_full; /* said once; atomic */
 	char name[REMOTE_PEER_MAX + 16];
 	struct {
 		int fd; /* borrowed, for writing */
 		struct remote_file is;
+		uint64_t length;
 	} level[SNAP_MAX_CHAIN + 1];
 };
 
@@ -97,19 +115,76 @@ static void keep(
 			strerror(-r));
 }
 
+/* ---- from the peer ---- */
+
+static int ask_peer(struct remote_source *s, unsigned level, uint64_t offset,
+	uint32_t length, void *buf, struct err *e)
+{
+	struct remote_span span = {offset, length, buf};
+	int r = remote_read(
+		s->l, &s->level[level].is, REMOTE_PART_FILE, &span, 1, e);
+
+	if (r == -ENOENT)
+		return err_set(e, -EIO,
+			"%s does not have the snapshot any more", s->name);
+	if (!r && s->src.fetched)
+		__atomic_fetch_add(s->src.fetched, length, __ATOMIC_RELAXED);
+	return r;
+}
+
+/* With the buffer: from it, or through it when this piece stands behind the
+ * last ones. 1: it is for a request of its own. */
+static int through_ahead(struct remote_source *s, const struct psrc_piece *p,
+	void *stored, struct err *e)
+{
+	struct ahead *a = &s->ahead;
+	unsigned level = level_of(p);
+	uint64_t left = s->level[level].length - p->offset;
+	int r;
+
+	if (level != a->level || p->offset != a->end)
+		a->run = 0;
+	a->run++;
+	if (level != a->level)
+		a->length = 0;
+	a->level = level;
+	a->end = p->offset + p->length;
+	if (p->offset < a->offset ||
+		!range_inside(p->offset - a->offset, p->length, a->length)) {
+		if (a->run <= AHEAD_AFTER)
+			return 1;
+		a->length = 0;
+		r = ask_peer(s, level, p->offset,
+			(uint32_t)min_u64(left, AHEAD), a->buf, e);
+		if (r)
+			return r;
+		a->offset = p->offset;
+		a->length = (uint32_t)min_u64(left, AHEAD);
+	}
+	memcpy(stored, a->buf + (p->offset - a->offset), p->length);
+	return 0;
+}
+
+static int get_bytes(struct remote_source *s, const struct psrc_piece *p,
+	void *stored, struct err *e)
+{
+	int r = 1;
+
+	if (!pthread_mutex_trylock(&s->ahead.lock)) {
+		r = through_ahead(s, p, stored, e);
+		(void)pthread_mutex_unlock(&s->ahead.lock);
+	}
+	return r == 1 ? ask_peer(
+				s, level_of(p), p->offset, p->length, stored, e)
+		      : r;
+}
+
 static int remote_fetch(struct psrc *src, uint64_t w,
 	const struct psrc_piece *p, void *stored, struct err *e)
 {
 	struct remote_source *s = source_of(src);
-	const struct remote_file *f = &s->level[level_of(p)].is;
-	struct remote_span span = {p->offset, p->length, stored};
-	int r = remote_read(s->l, f, REMOTE_PART_FILE, &span, 1, e);
+	int r = get_bytes(s, p, stored, e);
 
-	if (!r && src->fetched)
-		__atomic_fetch_add(src->fetched, p->length, __ATOMIC_RELAXED);
-	if (r == -ENOENT)
-		return err_set(e, -EIO,
-			"%s does not have the snapshot any more", s->name);
 	if (r)
 		return r;
 	if (!is_right(p, stored))
@@ -119,6 +194,8 @@ static int remote_fetch(struct psrc *src, uint64_t w,
 	keep(s, p, stored);
 	return 0;
 }
+
+/* ---- from here ---- */
 
 static int decode(struct remote_source *s, uint64_t w,
 	const struct psrc_piece *p, const struct psrc_buf *b, struct err *e)
@@ -160,7 +237,10 @@ static void remote_close(struct psrc *src)
 {
 	struct remote_source *s = source_of(src);
 
-	s->disk->ops->close(s->disk);
+	if (s->disk)
+		s->disk->ops->close(s->disk);
+	(void)pthread_mutex_destroy(&s->ahead.lock);
+	free(s->ahead.buf);
 	free(s);
 }
 
@@ -171,6 +251,7 @@ static int note_files(struct remote_source *s, struct snap *snap, const int *fd,
 
 	for (struct snap *p = snap; p; p = p->parent, i++) {
 		s->level[i].fd = fd[i];
+		s->level[i].length = p->h.file_length;
 		s->level[i].is.uuid = *snap_get_uuid(p);
 		if (snap_digest(p, s->level[i].is.digest))
 			return err_set(e, -ENOMEM, "snapshot: out of memory");
@@ -187,13 +268,14 @@ int remote_source(struct snap *snap, const int *fd, struct remote_link *l,
 	*out = NULL;
 	if (!s)
 		return err_set(e, -ENOMEM, "no memory for a page source");
-	r = snap_source(snap, &s->disk, e);
+	(void)pthread_mutex_init(&s->ahead.lock, NULL);
+	s->ahead.buf = malloc(AHEAD);
+	r = s->ahead.buf ? snap_source(snap, &s->disk, e)
+			 : err_set(e, -ENOMEM, "no memory for a page source");
 	if (!r)
 		r = note_files(s, snap, fd, e);
 	if (r) {
-		if (s->disk)
-			s->disk->ops->close(s->disk);
-		free(s);
+		remote_close(&s->src);
 		return r;
 	}
 	s->l = l;

@@ -74,10 +74,11 @@ static void pack_template(const struct template *t, msgpack_packer *p)
 		[TEMPLATE_FAILED] = "failed",
 	};
 	uint32_t n = 11;
-	char uuid[SNAP_UUID_STR];
+	char uuid[SNAP_UUID_STR], url[REMOTE_URL_MAX];
 
 	n += t->error[0] ? 1 : 0;
 	n += t->feed ? 1 : 0;
+	n += t->remote ? 1 : 0;
 	n += t->first_answer_us ? 1 : 0;
 	snap_uuid_str(&t->uuid, uuid);
 	(void)msgpack_pack_map(p, n);
@@ -94,6 +95,10 @@ static void pack_template(const struct template *t, msgpack_packer *p)
 	pack_counters(t, p);
 	if (t->first_answer_us)
 		mp_key_u64(p, "first_answer_us", t->first_answer_us);
+	if (t->remote) {
+		remote_url(t->remote, url);
+		mp_key_str(p, "remote", url);
+	}
 	if (t->feed)
 		feed_pack(t->feed, p);
 	if (t->error[0])

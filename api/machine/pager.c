@@ -141,6 +141,8 @@ int pager_setup(struct worker *w, struct ctl_packet *p, struct pager_proc **out,
 			.fill = q->fill,
 			.stall_ms = q->stall_ms,
 			.rate = q->rate,
+			/* They wait, rather than work. */
+			.workers = pp->remote ? REMOTE_CONNS : 0,
 			.stats_fd = pp->stats,
 		};
 		r = pager_create(&o, &pp->p, e);

@@ -257,6 +257,7 @@ def test_template(d):
     with Quiet(d), d.client() as c, Server(w.net, w.dir) as s:
         create(c, "r", s.url["full.thaw"], fill="none")
         check(c, "r", 8)
+        assert c.call("template.show", {"name": "r"})["remote"] == s.url["full.thaw"]
         first = pager(c, "r")
         assert 8 * MIB <= first["bytes_fetched"] < 16 * MIB, first
         check(c, "r", 8)

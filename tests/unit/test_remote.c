@@ -295,8 +295,9 @@ static void pages(unsigned n, int zstd)
 			assert_memory_equal(
 				win, mem.map + w * PSRC_WINDOW, PSRC_WINDOW);
 		}
-		assert_true(
-			turn ? r.requests == before : r.requests > before + 50);
+		assert_true(turn ? r.requests == before : r.requests > before);
+		/* Some 180 pieces, one behind the other. */
+		assert_true(n > 1 || r.requests < before + 30);
 		assert_true(turn ? !came : came > (zstd ? 5000U : 200000U));
 		came = 0;
 	}
