@@ -8,6 +8,7 @@
 #include "core/vcpu.h"
 #include "snapshot/snap.h"
 #include "tests/fuzz/snap_seal.h"
+#include "tests/fuzz/snap_use.h"
 #include "tests/unit/test.h"
 #include "tests/unit/snap_fake.h"
 
@@ -37,20 +38,6 @@ static void make_parent(void)
 		abort();
 }
 
-static bool same(struct snap *a, struct snap *b)
-{
-	msgpack_sbuffer buf;
-	msgpack_packer p;
-	bool equal = false;
-
-	msgpack_sbuffer_init(&buf);
-	msgpack_packer_init(&p, &buf, msgpack_sbuffer_write);
-	if (snap_compare(a, b, &p, &equal, NULL))
-		abort();
-	msgpack_sbuffer_destroy(&buf);
-	return equal;
-}
-
 /* Written anew, it holds what it held. */
 static void rewrite(struct snap *diff, bool keep_diff)
 {
@@ -64,7 +51,8 @@ static void rewrite(struct snap *diff, bool keep_diff)
 	if (fd[0] < 0)
 		abort();
 	if (!snap_rewrite(diff, fd[0], &o, &w, NULL)) {
-		if (snap_open_chain(fd, n, s, NULL) || !same(diff, s[0]))
+		if (snap_open_chain(fd, n, s, NULL) ||
+			!snap_use_same(diff, s[0]))
 			abort();
 		snap_close_chain(s, n);
 	}
