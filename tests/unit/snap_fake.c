@@ -266,3 +266,33 @@ int fake_restore(int fd, struct err *e)
 	snap_close(s);
 	return rc;
 }
+
+int fake_window(struct psrc *src, uint64_t w, uint8_t *win, struct err *e)
+{
+	uint8_t stored[PSRC_MAX_STORED] = {0}, scratch[PSRC_WINDOW] = {0};
+	struct psrc_window found;
+	uint16_t seen;
+	int r;
+
+	memset(win, 0, PSRC_WINDOW);
+	r = src->ops->map(src, w, true, &found, e);
+	if (r)
+		return r;
+	seen = found.zero;
+	for (unsigned i = 0; i < found.n; i++) {
+		const struct psrc_piece *p = &found.piece[i];
+
+		assert_int_equal(seen & p->pages, 0);
+		seen |= p->pages;
+		assert_true(p->file >= 0 && (unsigned)p->file < src->nfiles);
+		r = pread_full(
+			src->file[p->file], stored, p->length, p->offset);
+		if (!r)
+			r = src->ops->decode(src, w, p,
+				&(struct psrc_buf){stored, scratch, win}, e);
+		if (r)
+			return r;
+	}
+	assert_int_equal(seen, 0xffff);
+	return 0;
+}

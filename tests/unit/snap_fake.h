@@ -5,6 +5,7 @@
 
 #include "snapshot/format.h"
 #include "snapshot/snap.h"
+#include "snapshot/source.h"
 
 /* The real machine_init() with the real devices, memory of this backing
  * (MEM_PRIVATE or MEM_BUILDER), state after power-on with some values set. */
@@ -49,5 +50,8 @@ void image_seal(struct image *img);
 /* Open, read everything a restore reads into a fresh machine: 0 or the first
  * error. */
 int fake_restore(int fd, struct err *e);
+/* One window (PSRC_WINDOW bytes) of a source the way the pager gets it; 0 or
+ * the first error. */
+int fake_window(struct psrc *src, uint64_t w, uint8_t *win, struct err *e);
 
 #endif

@@ -216,6 +216,63 @@ static void test_write_errors(void **state)
 	machine_destroy(&m);
 }
 
+/* Write to a file system of so many pages: 0, or -ENOSPC that says so. */
+static int write_small(
+	struct machine *m, const char *dir, unsigned pages, int level)
+{
+	struct snap_write_opts o = {.zstd_level = level};
+	struct snap_verified v;
+	struct snap_written w;
+	struct err e = {0};
+	char size[32];
+	int fd, rc;
+
+	(void)snprintf(size, sizeof(size), "size=%uk", 4 * pages);
+	if (mount("none", dir, "tmpfs", 0, size)) {
+		print_message(
+			"skipped: a tmpfs needs root: %s\n", strerror(errno));
+		return -EPERM;
+	}
+	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	rc = snap_write(m, fd, &o, &w, &e);
+	if (rc)
+		assert_int_equal(rc, -ENOSPC);
+	if (rc)
+		assert_non_null(strstr(e.msg, "No space left"));
+	else
+		assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), 0);
+	close(fd);
+	assert_int_equal(umount2(dir, MNT_DETACH), 0);
+	return rc;
+}
+
+/* A disk that is full at each page of the file in turn: whichever write it
+ * hits, that is the error; with room for all there is a sound file. */
+static void test_full_at_every_page(void **state)
+{
+	char dir[] = "/tmp/thaw-full-XXXXXX";
+	struct machine m;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fake_machine(&m, 4 * MIB, MEM_PRIVATE);
+	for (gpa_t gpa = 0; gpa < 60 * 4096; gpa += 4096)
+		fake_page(&m, gpa * 3);
+	for (int level = 0; level < 2; level++) {
+		unsigned pages = 1;
+		int rc;
+
+		while ((rc = write_small(&m, dir, pages, level)) == -ENOSPC)
+			pages++;
+		if (rc)
+			break;
+		assert_true(pages > (level ? 5U : 60U));
+	}
+	machine_destroy(&m);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 /* A full disk: -ENOSPC, whichever write it hits. */
 static void test_full_disk(void **state)
 {
@@ -301,6 +358,7 @@ int main(void)
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_append),
 		cmocka_unit_test(test_write_errors),
+		cmocka_unit_test(test_full_at_every_page),
 		cmocka_unit_test(test_full_disk),
 		cmocka_unit_test(test_other_machine),
 	};
