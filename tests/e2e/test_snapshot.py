@@ -360,8 +360,97 @@ def test_daemon_killed(d):
     d.start()
 
 
+def old_or_whole(c, d, path):
+    """What a snapshot that was broken off left: the file as it was, or a whole one."""
+    assert files(d) == [os.path.basename(path)], files(d)
+    with open(path, "rb") as f:
+        if f.read(4) == b"old\n":
+            return "old"
+    assert c.call("snapshot.verify", {"path": path})["ok"]
+    return "whole"
+
+
+def test_killed_at_any_time(d):
+    """The daemon, and the process that writes, are killed somewhere between the
+    request and the answer; a file that is to be replaced is there."""
+    path = d.dir + "/f"
+    seen = {"daemon": [], "writer": []}
+    with d.client() as c:
+        m = machine(c, 24)
+        start = time.monotonic()
+        c.call("machine.snapshot", {"id": m, "path": path, "live": True})
+        took = time.monotonic() - start
+    rounds = 12
+    for who in seen:
+        m = None
+        for i in range(rounds):
+            with open(path, "w") as f:
+                f.write("old\n" * 1000)
+            c = d.client()
+            if who == "daemon" or not m:
+                m = machine(c, 24)
+            before = set(children_of(d.proc.pid))
+            req = c.send("machine.snapshot", {"id": m, "path": path, "force": True, "live": bool(i % 2)})
+            time.sleep(took * 1.2 * i / rounds)
+            if who == "daemon":
+                d.kill()
+                d.start()
+            else:
+                for pid in set(children_of(d.proc.pid)) - before:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                try:
+                    c.wait(req)
+                except RpcError:
+                    pass
+                assert invoke(c, m, b"echo on") == b"on"
+            c.close()
+            with d.client() as other:
+                seen[who].append(old_or_whole(other, d, path))
+    print("# left: %s" % {k: "%d old, %d whole" % (v.count("old"), v.count("whole")) for k, v in seen.items()}, flush=True)
+    for v in seen.values():
+        assert "old" in v, "never in time"
+    os.unlink(path)
+    with d.client() as c:
+        c.call("machine.stop", {"id": m})
+
+
+def test_no_o_direct(d):
+    """A file system that knows no O_DIRECT: written, read, restored, also lazily."""
+    mnt = d.dir + "/mnt"
+    os.mkdir(mnt)
+    r = subprocess.run(["mount", "-t", "ramfs", "ramfs", mnt], capture_output=True)
+    try:
+        if r.returncode:
+            raise thawtest.Skip("may not mount")
+        with open(mnt + "/probe", "w"):
+            pass
+        try:
+            os.close(os.open(mnt + "/probe", os.O_RDWR | os.O_DIRECT))
+            raise thawtest.Skip("ramfs has O_DIRECT here")
+        except OSError:
+            os.unlink(mnt + "/probe")
+        with d.client() as c:
+            m = machine(c, track_dirty=True)
+            for name, how in (("full", {}), ("diff", {"type": "diff", "live": True}), ("zstd", {"codec": "zstd"})):
+                c.call("machine.snapshot", dict({"id": m, "path": mnt + "/" + name}, **how))
+                assert c.call("snapshot.verify", {"path": mnt + "/" + name})["ok"]
+                for lazy in (False, True):
+                    n = c.call("machine.create", {"snapshot": mnt + "/" + name, "ready": "agent", "lazy": lazy})["id"]
+                    assert invoke(c, n, b"echo on") == b"on"
+                    c.call("machine.stop", {"id": n})
+            assert sorted(os.listdir(mnt)) == ["diff", "full", "zstd"]
+            c.call("machine.stop", {"id": m})
+    finally:
+        if not r.returncode:
+            wait_for(lambda: subprocess.run(["umount", mnt], capture_output=True).returncode == 0)
+        os.rmdir(mnt)
+
+
 def test_full_disk(d):
-    """A small tmpfs, which has no O_DIRECT either."""
+    """A small tmpfs."""
     mnt = d.dir + "/mnt"
     os.mkdir(mnt)
     r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mnt], capture_output=True)
