@@ -29,7 +29,7 @@ from thawtest import Skip  # noqa: E402
 # Linux would warn about the size of the XSAVE area.
 CMDLINE = "quiet noxsave mitigations=off"
 APPLETS = "awk base64 basename cat cmp cp cut date dd dmesg echo env false find fold grep head hostname id insmod ip kill ls md5sum "
-APPLETS += "mkdir mount mv nproc od ping ps readlink reboot rm sed seq setsid sh sleep sort stat sync tail tee test time touch tr true uname "
+APPLETS += "mkdir mkfifo mount mv nproc od ping ps readlink reboot rm sed seq setsid sh sleep sort stat sync tail tee test time touch tr true uname "
 APPLETS += "uniq uptime usleep wc xargs yes"
 # What must not be in a guest's log. That the TSC is unstable is not among it: so
 # it is in an emulated machine, and guests use kvm-clock.
