@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -149,25 +150,30 @@ static int load_cold(
 	return rc ? fail(b, "load", &e) : EXIT_DONE;
 }
 
-/* What the checksums of a restore cost: with them and without in turns, and
- * the first is another one each time. */
+/* What the checksums of a restore cost: with them and without in turns. Of a
+ * few the fastest of each, since a disk's own times differ by more than that.
+ */
 static int checksums(
 	struct bench *b, int fd, uint64_t memory, struct restored *r)
 {
-	double us[2] = {0, 0};
-	unsigned first = r->with->n % 2;
-	int rc = load_cold(b, fd, memory, first, &us[first]);
+	double best[2] = {INFINITY, INFINITY};
+	int rc = EXIT_DONE;
 
-	if (!rc)
-		rc = load_cold(b, fd, memory, !first, &us[!first]);
-	if (!rc)
-		rc = count(b, r->without, us[0]);
-	if (!rc)
-		rc = count(b, r->with, us[1]);
+	for (unsigned i = 0; i < 6 && !rc; i++) {
+		unsigned checked = (i ^ i / 2) & 1;
+		double us = 0;
+
+		rc = load_cold(b, fd, memory, checked, &us);
+		if (!rc)
+			rc = count(b, checked ? r->with : r->without, us);
+		best[checked] = us < best[checked] ? us : best[checked];
+	}
 	/* less than nothing is noise */
 	return rc ? rc
 		  : count(b, r->share,
-			    us[1] > us[0] ? 100 * (us[1] - us[0]) / us[1] : 0);
+			    best[1] > best[0]
+				    ? 100 * (best[1] - best[0]) / best[1]
+				    : 0);
 }
 
 static int full_once(struct bench *b, struct machine *m, struct result *raw,
@@ -285,7 +291,8 @@ static int bench_full(struct bench *b)
 	(void)snprintf(restored.without->note, sizeof(restored.without->note),
 		"the same, but chunks are not checked, in turns");
 	(void)snprintf(restored.share->note, sizeof(restored.share->note),
-		"of each pair, what the checks are of the whole");
+		"what the checks are of the whole, by the fastest of three "
+		"of each");
 	machine_destroy(m);
 	free(m);
 	return rc;
