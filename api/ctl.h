@@ -80,8 +80,9 @@ enum ctl_type {
 		       * Answered: parent; payload: its path. A status other
 		       * than -ENOENT: something is at that path, but no
 		       * snapshot */
-	CTL_UFFD,     /* machine: its memory is registered; uffd. It waits for
-		       * pages from now on */
+	CTL_UFFD,     /* machine: its memory is registered; uffd, and pager if
+		       * it is an external one. It waits for pages from now
+		       * on */
 	CTL_PAGER,    /* pager: something happened; payload: text */
 };
 
@@ -98,7 +99,8 @@ enum ctl_fd_kind {
 	CTL_FD_LAYER,    /* index: the same; a frozen overlay under it */
 	CTL_FD_OVERLAY,  /* index: the same; a fresh private file */
 	CTL_FD_TAP,      /* index: network interface */
-	CTL_FD_PAGER,    /* socket to the pager */
+	CTL_FD_PAGER,    /* socket of an external pager: SETUP: to connect to
+			  * (O_PATH); UFFD: connected */
 	CTL_FD_UFFD,
 	CTL_FD_PAGEMAP,
 	CTL_FD_OUTPUT,  /* a file to be written */
@@ -165,7 +167,8 @@ struct ctl_setup {
 	uint32_t has_overrides; /* machine, restore: payload ends with them */
 	uint32_t track_dirty;   /* machine, restore: for diffs */
 	/* restore, zygote: memory comes from a pager. A zygote's base is then
-	 * the pager's; a restored machine's memory is anonymous. */
+	 * the pager's; a restored machine's memory is anonymous, and with a
+	 * descriptor CTL_FD_PAGER filled by the external one there. */
 	uint32_t lazy;
 	struct ctl_pager_opts {
 		uint32_t direct, record, fill, stall_ms; /* uffd/pager.h */

@@ -130,6 +130,13 @@ struct snap_rewrite_opts {
 int snap_rewrite(struct snap *s, int fd, const struct snap_rewrite_opts *o,
 	struct snap_written *out, struct err *e) MUST_USE;
 
+/* What guest memory holds, through the whole chain, as a plain sparse file: the
+ * regions one behind the other (core/mem.h), so that a file offset is an offset
+ * in the memory of a machine. fd: an empty file; progress as above. */
+int snap_export_memory(struct snap *s, int fd,
+	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+	struct err *e) MUST_USE;
+
 /* Every checksum and every rule of the format, all of the file and of the
  * ancestors that are attached. e names the first bad byte range. progress as in
  * snap_write_opts. */

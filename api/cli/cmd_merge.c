@@ -1,4 +1,4 @@
-/* thaw merge, thaw convert: a snapshot written anew. */
+/* thaw merge, thaw convert: a snapshot written anew, or its memory alone. */
 #include "api/cli/chain.h"
 #include "api/cli/offline.h"
 #include "snapshot/publish.h"
@@ -11,7 +11,7 @@
 struct merge_values {
 	const char *out;
 	uint64_t zstd; /* 0: raw */
-	bool force, raw;
+	bool force, raw, memory;
 };
 
 struct copying {
@@ -49,11 +49,19 @@ static int copy(void *arg, msgpack_packer *out, struct err *e)
 
 	if (rc)
 		return rc;
-	rc = snap_rewrite(s[0], k->pub.fd, &k->o, &w, e);
+	if (k->v->memory)
+		rc = snap_export_memory(s[0], k->pub.fd, progress, k, e);
+	else
+		rc = snap_rewrite(s[0], k->pub.fd, &k->o, &w, e);
 	if (k->shown)
 		fprintf(stderr, "\r\033[K");
+	if (!rc && k->v->memory) {
+		(void)msgpack_pack_map(out, 2);
+		mp_key_u64(out, "bytes", snap_memory_size(s[0]));
+		mp_key_u64(out, "files", k->chain.n);
+	}
 	snap_close_chain(s, k->chain.n);
-	if (rc)
+	if (rc || k->v->memory)
 		return rc;
 	snap_uuid_str(&w.uuid, uuid);
 	(void)msgpack_pack_map(out, 5);
@@ -114,9 +122,13 @@ static int print(
 
 	if (c->json)
 		return json_print(c, o);
-	fprintf(c->out, "%s: %s, uuid %s\n", v->out,
-		fmt_size(thaw_get_u64(o, "bytes", 0), size),
-		get_text(o, "uuid", uuid));
+	if (v->memory)
+		fprintf(c->out, "%s: %s of guest memory\n", v->out,
+			fmt_size(thaw_get_u64(o, "bytes", 0), size));
+	else
+		fprintf(c->out, "%s: %s, uuid %s\n", v->out,
+			fmt_size(thaw_get_u64(o, "bytes", 0), size),
+			get_text(o, "uuid", uuid));
 	return EXIT_DONE;
 }
 
@@ -223,6 +235,9 @@ static int check_opts(struct cli *c, const struct merge_values *v)
 	if (v->raw && v->zstd)
 		return cli_fail(
 			c, EXIT_USAGE, "--raw and --zstd: one of them, please");
+	if (v->memory && (v->raw || v->zstd))
+		return cli_fail(c, EXIT_USAGE,
+			"--memory writes a plain file: no --raw, no --zstd");
 	if (v->zstd > SNAP_MAX_ZSTD)
 		return cli_fail(c, EXIT_USAGE, "--zstd: 1 to %d are possible",
 			SNAP_MAX_ZSTD);
@@ -249,7 +264,7 @@ static int run_convert(struct cli *c, void *values)
 	const struct merge_values *v = values;
 	int rc = check_opts(c, v);
 
-	return rc ? rc : run_copy(c, v, c->arg[0], false);
+	return rc ? rc : run_copy(c, v, c->arg[0], v->memory);
 }
 
 /* clang-format off */
@@ -265,6 +280,9 @@ static const struct opt merge_opts[] = {OUT_OPTS, OPT_END};
 static const struct opt convert_opts[] = {OUT_OPTS,
 	{"raw", 0, OPT_FLAG, NULL, offsetof(struct merge_values, raw),
 		"not compressed (the default)"},
+	{"memory", 0, OPT_FLAG, NULL, offsetof(struct merge_values, memory),
+		"only guest memory, as a plain sparse file for a handler of "
+		"page faults (restore --pager)"},
 	OPT_END};
 
 const struct command merge_command = {"merge", "FILE...",
@@ -276,5 +294,6 @@ const struct command merge_command = {"merge", "FILE...",
 const struct command convert_command = {"convert", "FILE",
 	"write a snapshot anew",
 	"The result has a uuid of its own; a diff stays one, of the same "
-	"parent.",
+	"parent. With --memory the result holds what is in guest memory, of a "
+	"diff through all that it builds on.",
 	convert_opts, sizeof(struct merge_values), 1, 1, CMD_JSON, run_convert};

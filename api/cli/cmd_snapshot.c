@@ -127,7 +127,7 @@ static int run_snapshot(struct cli *c, void *values)
 }
 
 struct restore_values {
-	const char *name, *hostname, *vsock, *ready;
+	const char *name, *hostname, *vsock, *ready, *pager;
 	struct device_opts dev;
 	uint64_t cid, timeout_ms;
 	struct lazy_opts lazy;
@@ -150,6 +150,9 @@ static const struct opt restore_opts[] = {
 	{"eager", 0, OPT_FLAG, NULL, AT(eager),
 		"load all memory before it starts (the default)"},
 	LAZY_OPTS(struct restore_values, lazy),
+	{"pager", 0, OPT_STR, "unix:PATH", AT(pager),
+		"memory comes from a handler that listens there, in the way "
+		"of Firecracker's; --stall-timeout counts for it, too"},
 	DEVICE_OPTS(struct restore_values, dev),
 	OPT_END,
 };
@@ -158,21 +161,50 @@ static uint32_t count_set(const struct restore_values *v)
 {
 	return (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
 			  (v->vsock != NULL) + (v->ready != NULL) +
-			  (v->cid != 0) + (v->timeout_ms != 0)) +
+			  (v->pager != NULL) + (v->cid != 0) +
+			  (v->timeout_ms != 0)) +
 	       devices_count(&v->dev) + lazy_count(&v->lazy);
+}
+
+static int pager_name(struct cli *c, const char *arg, char *out, size_t size)
+{
+	static const char scheme[] = "unix:";
+	size_t n = strlen(scheme);
+
+	if (strncmp(arg, scheme, n) != 0 || !arg[n])
+		return cli_fail(c, EXIT_USAGE,
+			"--pager: must be unix:PATH, the socket of a handler");
+	memcpy(out, scheme, n);
+	if (cli_abspath(arg + n, out + n, size - n))
+		return cli_fail(c, EXIT_USAGE, "%s: path too long", arg);
+	return EXIT_DONE;
+}
+
+static int check_restore(struct cli *c, const struct restore_values *v)
+{
+	if (v->eager && v->lazy.lazy)
+		return cli_fail(
+			c, EXIT_USAGE, "--eager and --lazy: give one of them");
+	if (v->pager && (v->eager || v->lazy.lazy))
+		return cli_fail(c, EXIT_USAGE,
+			"--pager and --%s: give one of them",
+			v->eager ? "eager" : "lazy");
+	return EXIT_DONE;
 }
 
 static int run_restore(struct cli *c, void *values)
 {
 	const struct restore_values *v = values;
-	char path[4096], vsock[4096] = "", id[TEXT_MAX];
+	char path[4096], vsock[4096] = "", pager[4096], id[TEXT_MAX];
 	struct thaw_result r;
 	msgpack_packer *p;
 	int rc;
 
-	if (v->eager && v->lazy.lazy)
-		return cli_fail(
-			c, EXIT_USAGE, "--eager and --lazy: give one of them");
+	rc = check_restore(c, v);
+	if (!rc && v->pager)
+		rc = pager_name(c, v->pager, pager, sizeof(pager));
+	if (rc)
+		return rc;
 	if (cli_source(c->arg[0], path, sizeof(path)) ||
 		(v->vsock && cli_abspath(v->vsock, vsock, sizeof(vsock))))
 		return cli_fail(c, EXIT_USAGE, "path too long");
@@ -191,6 +223,8 @@ static int run_restore(struct cli *c, void *values)
 		config_pack_ready(p, v->ready);
 	if (v->timeout_ms)
 		mp_key_u64(p, "timeout_ms", v->timeout_ms);
+	if (v->pager)
+		mp_key_str(p, "pager", pager);
 	lazy_pack(p, &v->lazy);
 	rc = devices_pack(c, p, &v->dev);
 	if (!rc)

@@ -16,8 +16,9 @@
 /* A machine of its own: what a small guest touches. Larger ones grow slowly
  * and are seen in MemAvailable. */
 #define MACHINE_BYTES (32 * MIB)
-/* Control socket and pidfd of each; what the daemon needs besides. */
-#define FDS_PER_MACHINE 2
+/* Control socket and pidfd of each, and the userfaultfd of one whose memory is
+ * lazy; what the daemon needs besides. */
+#define FDS_PER_MACHINE 3
 #define FDS_SPARE       128
 
 int admit_init(struct daemon *d, struct err *e)

@@ -24,7 +24,7 @@
 
 int feed_opts_parse(const struct args *a, struct feed_opts *o, struct err *e)
 {
-	bool more = a->fill || a->fill_rate || a->stall_ms;
+	bool more = a->fill || a->fill_rate || (a->stall_ms && !a->pager.p);
 
 	*o = (struct feed_opts){.lazy = a->lazy,
 		.fill_none = a->fill == FILL_NONE,
@@ -32,7 +32,8 @@ int feed_opts_parse(const struct args *a, struct feed_opts *o, struct err *e)
 		.stall_ms = a->stall_ms};
 	if (more && !a->lazy)
 		return err_set(e, -EINVAL,
-			"fill, fill_rate and stall_ms are for lazy: true");
+			"fill, fill_rate and stall_ms are for lazy: true "
+			"(stall_ms for pager, too)");
 	return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "api/daemon/console.h"
 #include "api/daemon/events.h"
 #include "api/daemon/fetch.h"
+#include "api/daemon/handler.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/peerfile.h"
@@ -143,12 +144,13 @@ int machine_create_method(
 	struct devfiles files;
 	struct feed_opts paging;
 	struct config cfg;
-	char path[4096];
+	char path[4096], handler[4096];
 	struct start s = {.kind = ENTRY_MACHINE,
 		.role = CTL_ROLE_MACHINE,
 		.file = -1,
 		.initrd = -1,
 		.set = -1,
+		.handler = -1,
 		.listener = -1,
 		.files = &files,
 		.name = a->name,
@@ -184,7 +186,13 @@ int machine_create_method(
 	if (!snapshot)
 		s.cfg = &cfg.mc;
 	devfiles_init(&files);
-	rc = feed_opts_parse(a, &paging, e);
+	if (a->pager.p) {
+		s.handler = handler_find(d, r, a, handler, e);
+		s.handler_path = handler;
+		rc = s.handler < 0 ? s.handler : 0;
+	}
+	if (!rc)
+		rc = feed_opts_parse(a, &paging, e);
 	if (!rc && a->lazy && !snapshot)
 		rc = err_set(e, -EINVAL, "lazy: only with snapshot");
 	if (!rc)
@@ -203,6 +211,8 @@ int machine_create_method(
 		(void)close(s.initrd);
 	if (s.set >= 0)
 		(void)close(s.set);
+	if (s.handler >= 0)
+		(void)close(s.handler);
 	if (s.listener >= 0)
 		(void)close(s.listener);
 	if (l)

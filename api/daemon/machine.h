@@ -30,6 +30,7 @@ enum entry_state {
 
 struct want;
 struct feed;
+struct handler;
 struct console;
 struct listener;
 
@@ -77,6 +78,7 @@ struct machine_entry {
 	uint64_t feed_id, uffd_addr;
 	int uffd;                 /* owned copy, -1: none */
 	uint32_t first_answer_us; /* since .born; 0: none yet */
+	struct handler *handler;  /* owned: its external pager, or NULL */
 
 	struct console *console;   /* owned, NULL until it is needed */
 	struct listener *listener; /* owned, NULL without a vsock socket */

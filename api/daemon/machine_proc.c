@@ -3,6 +3,7 @@
 #include "api/daemon/birth.h"
 #include "api/daemon/console.h"
 #include "api/daemon/feed.h"
+#include "api/daemon/handler.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
 #include "api/daemon/zygote.h"
@@ -57,7 +58,10 @@ void machine_message(
 		listener_dial(m, p);
 		break;
 	case CTL_UFFD:
-		feed_uffd(d, m, p);
+		if (m->handler)
+			handler_uffd(d, m, p);
+		else
+			feed_uffd(d, m, p);
 		break;
 	case CTL_ATTACH:
 	case CTL_DETACH:

@@ -1,5 +1,6 @@
 #include "api/daemon/machine.h"
 
+#include "api/daemon/handler.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/template.h"
@@ -77,7 +78,7 @@ static void pack_machine(
 	n += vsock ? 1 : 0;
 	n += clone ? 2 : 0;
 	n += m->have_end ? 1 : 0;
-	n += m->feed ? 1 : 0;
+	n += m->feed || m->handler ? 1 : 0;
 	n += m->first_answer_us ? 1 : 0;
 	(void)msgpack_pack_map(p, n);
 	mp_key_str(p, "id", m->id);
@@ -104,6 +105,8 @@ static void pack_machine(
 		mp_key_u64(p, "first_answer_us", m->first_answer_us);
 	if (m->feed)
 		feed_pack_machine(m, p);
+	else if (m->handler)
+		handler_pack(m->handler, p);
 	if (m->have_end) {
 		mp_str(p, "end");
 		(void)msgpack_pack_map(p, 2);

@@ -73,8 +73,11 @@ static const struct param machine_create_params[] = {
 	{"fill_rate", PARAM_UINT, false, AT(fill_rate), 1, 1000000, 0,
 		.help = "lazy: MiB a second for that; absent: no limit"},
 	{"stall_ms", PARAM_UINT, false, AT(stall_ms), 100, HOUR_MS, 0,
-		.help = "lazy: how long a page may take before the machine "
-			"is ended; default 10000"},
+		.help = "lazy, pager: how long a page may take before the "
+			"machine is ended; default 10000"},
+	{"pager", PARAM_TEXT, false, AT(pager),
+		.help = "with `snapshot`: `\"unix:/PATH\"`, a program of "
+			"yours brings in the memory (lazy.md)"},
 	{0}};
 static const struct param id_params[] = {
 	{"id", PARAM_ID, true, AT(id), .help = "machine"}, {0}};

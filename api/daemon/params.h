@@ -38,7 +38,7 @@ struct args {
 	char template[NAME_LEN];
 	char id[ID_LEN];
 	char hostname[64];
-	struct text payload, data, section, cwd, file;
+	struct text payload, data, section, cwd, file, pager;
 	struct path_arg snapshot, path, console, vsock, socket;
 	const msgpack_object *config, *ready, *limits, *overrides;
 	const msgpack_object *disks, *taps, *macs, *ips, *argv, *env;

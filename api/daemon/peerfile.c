@@ -203,6 +203,41 @@ int peerfile_open(struct daemon *d, struct request *r, const char *key,
 	return fd;
 }
 
+/* Connecting needs the right to write. */
+static bool may_write(int fd, const struct conn *c)
+{
+	struct peer_rights rights;
+	bool ok;
+
+	if (peer_enter(&rights, &c->peer, c->fd, NULL))
+		return false;
+	ok = syscall(SYS_faccessat2, fd, "", W_OK,
+		     AT_EMPTY_PATH | AT_EACCESS) == 0;
+	peer_leave(&rights);
+	return ok;
+}
+
+int peerfile_socket(
+	struct daemon *d, struct request *r, const char *path, struct err *e)
+{
+	struct stat st;
+	int fd;
+
+	if (!r->conn)
+		return err_set(e, -ECONNRESET, "the client is gone");
+	fd = open_as(d, &r->conn->peer, r->conn->fd, path, O_PATH, e);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) || !S_ISSOCK(st.st_mode))
+		err_set(e, -EINVAL, "%s: not a socket", path);
+	else if (!may_write(fd, r->conn))
+		err_sys(e, -EACCES, "%s", path);
+	else
+		return fd;
+	(void)close(fd);
+	return e->code;
+}
+
 int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,
 	const char *path, struct err *e)
 {

@@ -16,6 +16,9 @@ int peerfile_read(struct daemon *d, struct request *r, const char *key,
 /* The same, for reading and writing. */
 int peerfile_open(struct daemon *d, struct request *r, const char *key,
 	const struct path_arg *arg, bool write, struct err *e) MUST_USE;
+/* A unix socket that the client may connect to, as an O_PATH descriptor. */
+int peerfile_socket(struct daemon *d, struct request *r, const char *path,
+	struct err *e) MUST_USE;
 /* A path that this user named before, when no request of theirs is there; the
  * user's supplementary groups do not count then. */
 int peerfile_reopen(struct daemon *d, unsigned uid, unsigned gid,

@@ -6,6 +6,7 @@
 #include "api/daemon/console.h"
 #include "api/daemon/events.h"
 #include "api/daemon/feed.h"
+#include "api/daemon/handler.h"
 #include "api/daemon/listener.h"
 #include "api/daemon/template.h"
 #include "api/daemon/writer.h"
@@ -65,6 +66,7 @@ static void leave(struct daemon *d, struct machine_entry *m)
 	list_del(&m->bound);
 	m->owner = NULL;
 	feed_leave(d, m);
+	handler_leave(d, m);
 	if (m->t)
 		template_leave(d, m);
 	list_del(&m->of_zygote);

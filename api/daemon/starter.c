@@ -1,6 +1,7 @@
 #include "api/daemon/starter.h"
 
 #include "api/daemon/admit.h"
+#include "api/daemon/handler.h"
 #include "api/daemon/parents.h"
 
 #include <errno.h>
@@ -114,7 +115,7 @@ static int send_setup(struct daemon *d, const struct start *start,
 	struct ctl_overrides o = {.cid = start->cid};
 	struct ctl_msg m = {.type = CTL_SETUP};
 	unsigned nfds = 0;
-	struct ctl_fd fds[3 + DEVFILES_MAX_FDS];
+	struct ctl_fd fds[4 + DEVFILES_MAX_FDS];
 
 	if (start->hostname && start->hostname[0])
 		(void)snprintf(
@@ -126,7 +127,11 @@ static int send_setup(struct daemon *d, const struct start *start,
 	m.setup.role = start->role;
 	m.setup.has_overrides = 1;
 	m.setup.track_dirty = start->track_dirty;
-	m.setup.lazy = s->m->feed != NULL;
+	m.setup.lazy = s->m->feed || s->m->handler;
+	if (s->m->handler) {
+		m.setup.pager.stall_ms = (uint32_t)start->paging->stall_ms;
+		fds[nfds++] = (struct ctl_fd){start->handler, CTL_FD_PAGER, 0};
+	}
 	if (start->file >= 0)
 		fds[nfds++] = (struct ctl_fd){start->file,
 			start->cfg ? CTL_FD_KERNEL : CTL_FD_SNAPSHOT, 0};
@@ -194,6 +199,9 @@ static int start_feed(struct daemon *d, struct machine_entry *m,
 		.remote = start->remote,
 		.fn = fed};
 
+	if (start->handler_path)
+		return handler_create(
+			m, start->handler_path, start->paging->stall_ms, e);
 	if (!start->paging || !start->paging->lazy)
 		return 0;
 	m->feed = feed_start(d, &s, e);

@@ -30,13 +30,17 @@ struct start {
 	int file; /* borrowed: kernel or snapshot, -1: built-in guest */
 	const struct feed_opts *paging; /* restore; NULL or not lazy: eager */
 	bool record;                    /* lazy: note what is touched */
-	int set;                        /* lazy: working set, or -1 */
-	int initrd;                     /* borrowed; -1: none */
-	int listener;                   /* borrowed: vsock socket, or -1 */
-	struct devfiles *files;         /* borrowed; NULL: none */
-	const char *hostname;           /* NULL or "": none */
-	const struct ucred *peer;       /* restore: whose rights find parents */
-	const char *path;               /* restore: of the snapshot, or NULL */
+	/* restore: memory comes from the external pager that listens there; a
+	 * borrowed O_PATH descriptor or -1, and what to call it */
+	int handler;
+	const char *handler_path;
+	int set;                  /* lazy: working set, or -1 */
+	int initrd;               /* borrowed; -1: none */
+	int listener;             /* borrowed: vsock socket, or -1 */
+	struct devfiles *files;   /* borrowed; NULL: none */
+	const char *hostname;     /* NULL or "": none */
+	const struct ucred *peer; /* restore: whose rights find parents */
+	const char *path;         /* restore: of the snapshot, or NULL */
 	const struct remote_name *remote; /* restore: it is on another host */
 	bool track_dirty;
 	uint32_t cid;

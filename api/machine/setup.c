@@ -2,6 +2,7 @@
 
 #include "api/machine/attach.h"
 #include "api/machine/chain.h"
+#include "api/machine/handler.h"
 #include "api/machine/fetch.h"
 #include "api/machine/offline.h"
 #include "core/arch.h"
@@ -181,6 +182,11 @@ static int private_memory(struct setup *s, struct snap *snap, struct err *e)
 	struct worker *w = s->w;
 	int r;
 
+	if (w->handler >= 0) {
+		/* zeros come from there, too */
+		r = mem_create(&w->m.mem, s->cfg.memory, MEM_LAZY, -1, e);
+		return r ? r : worker_arm(w, e);
+	}
 	if (s->p->msg.setup.lazy) {
 		r = lazy_memory(s, snap, -1, e);
 		return r ? r : worker_arm(w, e);
@@ -347,6 +353,9 @@ static int become(struct setup *s, int *base, struct err *e)
 		return e->code = -EOPNOTSUPP;
 	r = q->lazy || w->role == CTL_ROLE_PAGER ? uffd_host_open(&w->uffd, e)
 						 : 0;
+	/* While a path may be used, and before anything is looked at. */
+	if (!r && w->role == CTL_ROLE_RESTORE)
+		r = handler_connect(s->p, q->pager.stall_ms, &w->handler, e);
 	if (!r)
 		r = lock_in(w, e);
 	if (r)

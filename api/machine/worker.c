@@ -1,6 +1,7 @@
 #include "api/machine/worker.h"
 
 #include "api/machine/console.h"
+#include "api/machine/handler.h"
 #include "core/log.h"
 #include "core/vsock.h"
 
@@ -24,7 +25,7 @@ void worker_init(struct worker *w, int ctl)
 	memset(w, 0, sizeof(*w));
 	w->ctl = ctl;
 	w->kvm.fd = -1;
-	w->uffd.dev = -1;
+	w->uffd.dev = w->handler = -1;
 	w->con.event = -1;
 	w->loop.epfd = -1;
 	w->born = now_ns();
@@ -41,6 +42,8 @@ void worker_fini(struct worker *w)
 	jail_fini(&w->jail);
 	kvm_close(&w->kvm);
 	uffd_host_close(&w->uffd);
+	if (w->handler >= 0)
+		(void)close(w->handler);
 	if (w->ctl >= 0)
 		(void)close(w->ctl);
 	free(w->buf);
@@ -122,6 +125,7 @@ int worker_new_identity(
 int worker_arm(struct worker *w, struct err *e)
 {
 	struct ctl_msg m = {.type = CTL_UFFD};
+	struct ctl_fd fds[2];
 	int r;
 
 	if (w->m.mem.backing != MEM_LAZY)
@@ -131,9 +135,12 @@ int worker_arm(struct worker *w, struct err *e)
 	if (r || w->m.mem.uffd < 0)
 		return r;
 	m.uffd.addr = (uintptr_t)w->m.mem.map;
-	r = worker_send(w, &m, NULL,
-		&(struct ctl_fd){w->m.mem.uffd, CTL_FD_UFFD, 0}, 1);
-	return r ? err_sys(e, r, "handing the memory to its pager") : 0;
+	fds[0] = (struct ctl_fd){w->m.mem.uffd, CTL_FD_UFFD, 0};
+	fds[1] = (struct ctl_fd){w->handler, CTL_FD_PAGER, 0};
+	r = worker_send(w, &m, NULL, fds, w->handler >= 0 ? 2 : 1);
+	if (r)
+		return err_sys(e, r, "handing the memory to its pager");
+	return w->handler >= 0 ? handler_give(w->handler, &w->m.mem, e) : 0;
 }
 
 /* A guest connects to a host port: a machine opens nothing, so the daemon

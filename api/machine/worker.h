@@ -55,6 +55,7 @@ struct worker {
 	struct jail jail;
 	struct kvm_host kvm;   /* open until the VM exists */
 	struct uffd_host uffd; /* open until lazy memory is registered */
+	int handler; /* owned: socket to an external pager, held for life; -1 */
 
 	struct console con;
 

@@ -58,6 +58,11 @@ static int check_complete(
 {
 	if (q->against == CTL_AGAINST_TEMPLATE || mem_is_complete(&w->m.mem))
 		return 0;
+	if (w->handler >= 0)
+		return err_set(e, -EOPNOTSUPP,
+			"the machine's memory is brought in by an external "
+			"pager, which does not say when all of it is there: "
+			"it cannot be snapshotted");
 	return err_set(e, -EBUSY,
 		"the machine's memory is still being brought in: it can be "
 		"snapshotted when machine.show or template.show says that its "
