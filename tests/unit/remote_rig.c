@@ -74,17 +74,17 @@ struct peer {
 	int fd;
 };
 
-static const struct remote_file *file_of(
-	const struct remote_rig *r, const struct remote_request *q, unsigned *i)
+static bool find_file(
+	struct remote_rig *r, const struct remote_request *q, unsigned *i)
 {
-	for (*i = 0; *i < RIG_FILES; ++*i) {
-		const struct remote_file *f = &r->is[*i];
+	bool found = false;
 
-		if (!memcmp(f->uuid.b, q->uuid, 16) &&
-			!memcmp(f->digest, q->digest, 16))
-			return f;
-	}
-	return NULL;
+	(void)pthread_mutex_lock(&r->lock);
+	for (*i = 0; *i < RIG_FILES && !found; *i += !found)
+		found = !memcmp(r->is[*i].uuid.b, q->uuid, 16) &&
+			!memcmp(r->is[*i].digest, q->digest, 16);
+	(void)pthread_mutex_unlock(&r->lock);
+	return found;
 }
 
 static void change_answer(
@@ -168,10 +168,14 @@ static bool put_slowly(
 
 static enum lie lie_now(struct remote_rig *r)
 {
-	unsigned n = __atomic_fetch_add(&r->requests, 1, __ATOMIC_ACQ_REL);
-	unsigned at = __atomic_load_n(&r->lie_at, __ATOMIC_ACQUIRE);
+	enum lie lie;
+	unsigned n;
 
-	return (r->once ? n == at : n >= at) ? r->lie : LIE_NONE;
+	(void)pthread_mutex_lock(&r->lock);
+	n = r->requests++;
+	lie = (r->once ? n == r->lie_at : n >= r->lie_at) ? r->lie : LIE_NONE;
+	(void)pthread_mutex_unlock(&r->lock);
+	return lie;
 }
 
 static bool answer(struct peer *p, const struct remote_request *q, uint8_t *buf)
@@ -184,7 +188,7 @@ static bool answer(struct peer *p, const struct remote_request *q, uint8_t *buf)
 	memset(a, 0, sizeof(*a));
 	a->type = q->type;
 	a->id = q->id;
-	if (!file_of(p->r, q, &i)) {
+	if (!find_file(p->r, q, &i)) {
 		a->status = REMOTE_NOT_FOUND;
 		return put(p, a, sizeof(*a));
 	}
@@ -263,6 +267,7 @@ void remote_rig_init(struct remote_rig *r, int zstd, uint32_t timeout_ms)
 	struct err e = {0};
 
 	memset(r, 0, sizeof(*r));
+	(void)pthread_mutex_init(&r->lock, NULL);
 	make_files(r, zstd);
 	r->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(bind(r->listener, (struct sockaddr *)&a, len), 0);
@@ -292,15 +297,26 @@ void remote_rig_fini(struct remote_rig *r)
 	(void)close(r->listener);
 	while (__atomic_load_n(&r->peers, __ATOMIC_ACQUIRE))
 		(void)usleep(1000);
+	(void)pthread_mutex_destroy(&r->lock);
 	for (unsigned i = 0; i < RIG_FILES; i++)
 		(void)close(r->file[i]);
 }
 
+unsigned remote_rig_requests(struct remote_rig *r)
+{
+	unsigned n;
+
+	(void)pthread_mutex_lock(&r->lock);
+	n = r->requests;
+	(void)pthread_mutex_unlock(&r->lock);
+	return n;
+}
+
 void remote_rig_lie(struct remote_rig *r, enum lie lie, unsigned n, bool once)
 {
+	(void)pthread_mutex_lock(&r->lock);
 	r->lie = lie;
 	r->once = once;
-	__atomic_store_n(&r->lie_at,
-		__atomic_load_n(&r->requests, __ATOMIC_ACQUIRE) + n,
-		__ATOMIC_RELEASE);
+	r->lie_at = r->requests + n;
+	(void)pthread_mutex_unlock(&r->lock);
 }

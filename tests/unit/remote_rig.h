@@ -36,18 +36,21 @@ struct remote_rig {
 	int listener, dialer[2];
 	pthread_t accept, dial;
 	struct remote_link link;
+	pthread_mutex_t lock; /* .is, and what follows but for the last two */
 	/* Which request is answered how, all others are answered well; once:
-	 * only that one. Atomic. */
+	 * only that one. */
 	unsigned requests, lie_at;
 	enum lie lie;
 	bool once;
-	bool stop;
-	unsigned peers; /* threads that run */
+	bool stop;      /* atomic */
+	unsigned peers; /* threads that run; atomic */
 };
 
 /* zstd: of the files. timeout_ms: of the link. */
 void remote_rig_init(struct remote_rig *r, int zstd, uint32_t timeout_ms);
 void remote_rig_fini(struct remote_rig *r);
+/* How many there were. */
+unsigned remote_rig_requests(struct remote_rig *r);
 /* From now on, the n-th request from here on is answered like that. */
 void remote_rig_lie(struct remote_rig *r, enum lie lie, unsigned n, bool once);
 
