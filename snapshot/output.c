@@ -334,10 +334,9 @@ bool snap_output_close(struct snap_output *o)
 	for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
 		while (o->w[i].busy && !o->broken)
 			reap(o);
-		if (o->w[i].busy)
-			done = false;
-		else
-			free(o->w[i].iov);
+		done = done && !o->w[i].busy;
+		/* the list itself was copied when the write was submitted */
+		free(o->w[i].iov);
 	}
 	/* The kernel takes a ring down in its own time. */
 	if (o->way == WAY_RING)
