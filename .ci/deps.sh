@@ -44,6 +44,8 @@ lz4:lz4
 /sbin/mke2fs:e2fsprogs
 /usr/share/doc/iproute2:iproute2
 iasl:acpica-tools
+fio:fio
+iperf3:iperf3
 "
 lint="
 clang:clang

@@ -74,6 +74,21 @@ def make_guests(directory, kernels):
     shutil.rmtree(tree)
 
 
+def make_tools(path, name):
+    """A disk with a program of the host's and what it is linked with."""
+    top = path + ".d"
+    os.mkdir(top)
+    program = vmhost.program(name, name)
+    shutil.copy(program, top)
+    for line in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.splitlines():
+        words = [w for w in line.split() if w.startswith("/")]
+        if words:
+            name = "ld.so" if "ld-linux" in words[0] else os.path.basename(words[0])
+            shutil.copy(words[0], os.path.join(top, name))
+    subprocess.run([thawtest.program("thaw"), "image", "build", top, "--ext4", "-o", path], check=True)
+    shutil.rmtree(top)
+
+
 def guest_config(kernel, disk=None, cpus=1, memory="128M", cmdline="", devices=()):
     """The configuration of a guest of ours; disk: the file its root is on."""
     d = os.environ["THAW_LINUX_GUESTS"]
