@@ -13,6 +13,8 @@
 /* One client that faults without end does not keep the others from theirs. */
 #define READS_A_TURN 4
 #define TICK_MS      100
+#define SPIN_NS      50000ULL
+#define SOON_NS      100000ULL
 
 void start_load(struct pager *p, struct job *j)
 {
@@ -293,7 +295,26 @@ static void reap(struct pager *p, uint8_t *scratch)
 		job_queue(p, last);
 }
 
-static bool one_turn(struct pager *p, uint8_t *scratch)
+/* To be woken costs more than most of what is to be done then. Where one fault
+ * came soon after another, the next one is looked out for a while before this
+ * thread sleeps; one look in vain ends that. */
+static int wait_events(
+	struct pager *p, struct epoll_event *ev, int timeout_ms, bool *soon)
+{
+	uint64_t start = now_ns();
+	int n = 0;
+
+	while (*soon && !n && now_ns() - start < SPIN_NS)
+		n = epoll_wait(p->epoll, ev, EPOLL_EVENTS, 0);
+	if (n)
+		return n;
+	start = now_ns();
+	n = epoll_wait(p->epoll, ev, EPOLL_EVENTS, timeout_ms);
+	*soon = now_ns() - start < SOON_NS;
+	return n;
+}
+
+static bool one_turn(struct pager *p, uint8_t *scratch, bool *soon)
 {
 	struct epoll_event ev[EPOLL_EVENTS];
 	uint64_t count;
@@ -303,7 +324,7 @@ static bool one_turn(struct pager *p, uint8_t *scratch)
 	(void)pthread_mutex_lock(&p->lock);
 	idle = !p->loading && !p->backlog;
 	(void)pthread_mutex_unlock(&p->lock);
-	n = epoll_wait(p->epoll, ev, EPOLL_EVENTS, idle ? -1 : TICK_MS);
+	n = wait_events(p, ev, idle ? -1 : TICK_MS, soon);
 	for (int i = 0; i < n; i++) {
 		if (!ev[i].data.ptr)
 			(void)!read(p->kick, &count, sizeof(count));
@@ -327,8 +348,9 @@ void *fault_main(void *pager)
 	struct pager *p = pager;
 	uint8_t *scratch = malloc(PSRC_WINDOW);
 	uint64_t checked = now_ns();
+	bool soon = false;
 
-	while (scratch && one_turn(p, scratch)) {
+	while (scratch && one_turn(p, scratch, &soon)) {
 		if (now_ns() - checked < TICK_MS * 1000000ULL)
 			continue;
 		checked = now_ns();
