@@ -20,8 +20,10 @@
  * are harmless: what is there already is skipped.
  *
  * .lock protects windows, jobs, queues, clients and waiters. It is never held
- * over a system call that can wait. A page is published before its window
- * becomes PRESENT, and who waits is answered after that; an event that is read
+ * over a system call that can wait. When all of a window is checked, the pages
+ * that somebody waits for are published first, and those who wait for them are
+ * woken; then come the others. Only then the window becomes PRESENT, and
+ * whoever else waits with the job is answered after that; an event that is read
  * later finds the window PRESENT and is answered at once. So no wake is lost.
  */
 #ifndef THAW_UFFD_ENGINE_H
@@ -105,6 +107,7 @@ struct job {
 	unsigned npieces;
 	struct psrc_piece piece[PSRC_PAGES];
 	uint16_t zero[JOB_WINDOWS];
+	uint16_t early[JOB_WINDOWS]; /* published for who waited */
 	struct err bad[JOB_WINDOWS]; /* .code: this window is bad */
 	uint8_t *stored;             /* owned: room for what is read at once */
 	uint8_t *win;                /* owned: nwin windows, unpacked */

@@ -22,8 +22,10 @@ struct job *job_take_locked(struct pager *p, enum lane lane)
 	j->npieces = 0;
 	j->stored_len = 0;
 	j->waiters = NULL;
-	for (unsigned i = 0; i < JOB_WINDOWS; i++)
+	for (unsigned i = 0; i < JOB_WINDOWS; i++) {
 		j->bad[i].code = 0;
+		j->early[i] = 0;
+	}
 	p->loading++;
 	return j;
 }

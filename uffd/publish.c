@@ -6,6 +6,8 @@
 
 /* ---- pages into memory ---- */
 
+static void waiter_wake(struct pager *p, struct waiter *w);
+
 static bool removed_at(const struct client *c, uint64_t page)
 {
 	return c->removed && (c->removed[page / 8] >> (page % 8) & 1);
@@ -95,27 +97,75 @@ static int add(
 	return r;
 }
 
+/* Where page i of window k is, in bytes that are not spread out: only those
+ * that are not zeros, or in .win. */
+static const uint8_t *page_of(const struct job *j, unsigned k, unsigned i)
+{
+	unsigned before = i;
+
+	if (!j->piece[k].plain || (j->nwin == 1 && j->npieces > 1))
+		return j->win + k * PSRC_WINDOW + i * PAGE_SIZE_4K;
+	before -= (unsigned)__builtin_popcount(j->zero[k] & ((1U << i) - 1));
+	return j->stored + (j->piece[k].offset - j->piece[0].offset) +
+	       before * PAGE_SIZE_4K;
+}
+
 static int publish_window(
 	struct pager *p, const struct job *j, unsigned k, struct run *run)
 {
-	bool packed = j->piece[k].plain && (j->nwin > 1 || j->npieces == 1);
-	const uint8_t *from = packed ? j->stored : j->win + k * PSRC_WINDOW;
 	int r = 0;
 
-	if (packed && j->nwin > 1)
-		from += j->piece[k].offset - j->piece[0].offset;
 	for (unsigned i = 0; i < PSRC_PAGES && !r; i++) {
-		bool zero = j->zero[k] >> i & 1;
-
-		if (!zero)
-			r = add(p, run,
-				(j->window + k) * PSRC_WINDOW +
-					i * PAGE_SIZE_4K,
-				from);
-		if (!zero || !packed)
-			from += PAGE_SIZE_4K;
+		if ((j->zero[k] | j->early[k]) >> i & 1)
+			continue;
+		r = add(p, run,
+			(j->window + k) * PSRC_WINDOW + i * PAGE_SIZE_4K,
+			page_of(j, k, i));
 	}
 	return r;
+}
+
+/* Of the base: can w go on before the rest of its window is there? */
+static bool publish_early(struct pager *p, struct job *j, struct waiter *w)
+{
+	unsigned k = (unsigned)(w->page / PSRC_PAGES - j->window);
+	unsigned i = (unsigned)(w->page % PSRC_PAGES);
+
+	if (j->bad[k].code || (j->zero[k] >> i & 1) ||
+		publish(p, w->page * PAGE_SIZE_4K, page_of(j, k, i),
+			PAGE_SIZE_4K))
+		return false;
+	j->early[k] |= (uint16_t)(1U << i);
+	waiter_wake(p, w);
+	return true;
+}
+
+/* To place a window takes as long as all else: whoever waits for a page of it
+ * gets that one first. */
+static void publish_waited(struct pager *p, struct job *j)
+{
+	struct waiter *w, *next, *rest = NULL;
+
+	(void)pthread_mutex_lock(&p->lock);
+	w = j->waiters;
+	j->waiters = NULL;
+	(void)pthread_mutex_unlock(&p->lock);
+	for (; w; w = next) {
+		next = w->next;
+		if (publish_early(p, j, w))
+			continue;
+		w->next = rest;
+		rest = w;
+	}
+	if (!rest)
+		return;
+	(void)pthread_mutex_lock(&p->lock);
+	for (w = rest; w; w = next) {
+		next = w->next;
+		w->next = j->waiters;
+		j->waiters = w;
+	}
+	(void)pthread_mutex_unlock(&p->lock);
 }
 
 void publish_job(struct pager *p, struct job *j)
@@ -123,6 +173,8 @@ void publish_job(struct pager *p, struct job *j)
 	struct run run = {0};
 	int r = 0;
 
+	if (p->base >= 0)
+		publish_waited(p, j);
 	for (unsigned k = 0; k < j->nwin && !r; k++) {
 		if (!j->bad[k].code && j->npieces)
 			r = publish_window(p, j, k, &run);
@@ -258,25 +310,37 @@ static void waiter_free(struct pager *p, struct waiter *w)
 	free(w);
 }
 
-void waiter_answer(struct pager *p, struct waiter *w)
+static void waiter_done(struct pager *p, struct waiter *w)
 {
 	struct client *c = w->c;
-	uint64_t ns;
+	uint64_t ns = now_ns() - w->since;
 
-	if (answer(p, c, w->page) == -EAGAIN) {
-		(void)pthread_mutex_lock(&p->lock);
-		w->next = NULL;
-		*p->backlog_tail = w;
-		p->backlog_tail = &w->next;
-		(void)pthread_mutex_unlock(&p->lock);
-		kick_fault(p);
-		return;
-	}
-	ns = now_ns() - w->since;
 	stat_add(&p->stats->fault_ns, ns);
 	if (c->stats)
 		stat_add(&c->stats->fault_ns, ns);
 	waiter_free(p, w);
+}
+
+void waiter_answer(struct pager *p, struct waiter *w)
+{
+	if (answer(p, w->c, w->page) != -EAGAIN) {
+		waiter_done(p, w);
+		return;
+	}
+	(void)pthread_mutex_lock(&p->lock);
+	w->next = NULL;
+	*p->backlog_tail = w;
+	p->backlog_tail = &w->next;
+	(void)pthread_mutex_unlock(&p->lock);
+	kick_fault(p);
+}
+
+/* Only its own page: others of the window may not be there yet. */
+static void waiter_wake(struct pager *p, struct waiter *w)
+{
+	(void)!uffd_wake(
+		w->c->fd, w->c->addr + w->page * PAGE_SIZE_4K, PAGE_SIZE_4K);
+	waiter_done(p, w);
 }
 
 void client_fail(struct pager *p, struct client *c, const struct err *e)

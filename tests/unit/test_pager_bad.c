@@ -2,10 +2,12 @@
  * no sense, memory that is thrown away or moved. */
 #include "tests/unit/pager_rig.h"
 #include "tests/unit/test.h"
+#include "uffd/engine.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static void one_machine_ends(enum fake_fault fault, bool files, int code)
 {
@@ -214,6 +216,56 @@ static void test_moved(void **state)
 	pager_rig_fini(&r);
 }
 
+/* Who waits for a page goes on with it before the rest of its window is placed,
+ * which here never is. */
+static void first_things_first(bool files)
+{
+	struct toucher first = {.page = 17}, t = {.page = 19};
+	struct pager_event ev;
+	struct pager_rig r;
+	struct mem m;
+
+	pager_rig_init(&r);
+	r.src.files = files;
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	assert_int_equal(uffd_unregister(r.p->own,
+				 (uintptr_t)r.p->map + 18ULL * PAGE_SIZE_4K,
+				 14ULL * PAGE_SIZE_4K),
+		0);
+	first.m = t.m = &m;
+	touch_start(&first);
+	for (unsigned i = 0; i < 5000; i++) {
+		if (__atomic_load_n(&first.done, __ATOMIC_ACQUIRE))
+			break;
+		(void)usleep(1000);
+	}
+	assert_true(__atomic_load_n(&first.done, __ATOMIC_ACQUIRE));
+	assert_int_equal(pthread_join(first.thread, NULL), 0);
+	assert_true(first.right);
+	assert_int_equal(stats_of(&r).failed, 0);
+	touch_start(&t);
+	pager_wait(&r, PAGER_FAILED, &ev);
+	assert_int_equal(ev.e.code, -ENOENT);
+	assert_true(page_right(&m, 17));
+	pager_detach(r.p, 1);
+	bury(&t, &m);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+static void test_first_in_place(void **state)
+{
+	(void)state;
+	first_things_first(true);
+}
+
+static void test_first_of_worker(void **state)
+{
+	(void)state;
+	first_things_first(false);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -229,6 +281,8 @@ int main(void)
 		cmocka_unit_test(test_remove),
 		cmocka_unit_test(test_remove_shared),
 		cmocka_unit_test(test_moved),
+		cmocka_unit_test(test_first_in_place),
+		cmocka_unit_test(test_first_of_worker),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
