@@ -196,6 +196,7 @@ static void test_moved(void **state)
 {
 	struct pager_event ev;
 	struct pager_rig r;
+	uint64_t len = MIB;
 	struct mem m;
 	void *to;
 
@@ -205,13 +206,15 @@ static void test_moved(void **state)
 	fed_machine(&r, &m, 1);
 	to = mremap(
 		m.map + MIB, MIB, MIB, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
-	if (to ==
-		MAP_FAILED) /* a kernel that does so only to anonymous memory */
-		to = mremap(m.map + MIB, MIB, 2 * MIB, MREMAP_MAYMOVE);
+	if (to == MAP_FAILED) {
+		/* a kernel that does so only to anonymous memory */
+		len = 2 * MIB;
+		to = mremap(m.map + MIB, MIB, len, MREMAP_MAYMOVE);
+	}
 	assert_true(to != MAP_FAILED);
 	pager_wait(&r, PAGER_FAILED, &ev);
 	assert_non_null(strstr(ev.e.msg, "moved"));
-	(void)munmap(to, 2 * MIB);
+	(void)munmap(to, len);
 	mem_destroy(&m);
 	pager_rig_fini(&r);
 }
