@@ -13,6 +13,7 @@ restore   from a 256 MiB snapshot (QEMU: a migration file) to the agent's answer
           to a ping over vsock. QEMU: from exec of the program. thaw: from the
           request to a running daemon.
 clone     from the request for a clone of a template to the same answer
+iops      random reads of fio in the guest (linux_block.py)
 overhead  MemAvailable that a booted machine takes, less the pages of its guest
 """
 
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 
+import linux_block
 import linux_inside  # finds the tests' modules
 from linux_inside import Bad, MARK, MEM, kernel_cache, linuxtest, thawtest
 
@@ -33,34 +35,42 @@ import vmhost
 def make_guests(directory, kernel):
     """The agent's initrd as the tests have it, and one whose init says one line."""
     linuxtest.make_guests(directory, [kernel])
+    linuxtest.make_tools(os.path.join(directory, "tools.img"), "fio")
     init = "#!/bin/busybox sh\necho %s\nexec /bin/busybox sleep 100000\n" % MARK.decode()
     busybox = vmhost.read(vmhost.program("busybox", "busybox-static"))
     files = {"init": (0o755, init.encode()), "bin/busybox": (0o755, busybox)}
     vmhost.write_initrd(os.path.join(directory, "bench.initrd"), files)
 
 
-def parse(rc, out):
-    if rc:
-        raise Bad("exit code %d" % rc)
-    data = json.loads(out)
-    return data["samples"], data["host"]
-
-
 def sample(kernel, n):
-    """The samples of a run and the host of it, here or in the test machine."""
+    """The samples of a run, the host of it, and whether that is this one or the
+    test machine."""
+    samples, host = {}, {}
     with tempfile.TemporaryDirectory(prefix="bench-linux-") as d:
         make_guests(d, kernel)
-        me = ["/usr/bin/python3", "-B", linux_inside.__file__, str(n)]
-        if linuxtest.host_can():
-            env = dict(os.environ, THAW_LINUX_GUESTS=d, BENCH_KERNEL=kernel)
-            done = subprocess.run(me, env=env, stdout=subprocess.PIPE)
-            return parse(done.returncode, done.stdout) + (True,)
-        env = {"THAW_LINUX_GUESTS": vmhost.inside(d), "THAW_TEST_CACHE": vmhost.inside(kernel_cache.cache_dir())}
-        env["BENCH_KERNEL"] = kernel
-        with vmhost.Machine(cpus=2, mem=3072, timeout=3600) as vm:
-            me[2] = vmhost.inside(me[2])
-            done = vm.run(me, env, to=(open(os.devnull, "wb"), sys.stderr.buffer))
-            return parse(done.rc, done.out) + (False,)
+        run = here if linuxtest.host_can() else in_test_machine
+        for script in (linux_inside.__file__, linux_block.__file__):
+            rc, out = run(script, n, d, kernel)
+            if rc:
+                raise Bad("%s: exit code %d" % (os.path.basename(script), rc))
+            data = json.loads(out)
+            samples.update(data["samples"])
+            host = data["host"]
+    return samples, host, run is here
+
+
+def here(script, n, guests, kernel):
+    env = dict(os.environ, THAW_LINUX_GUESTS=guests, BENCH_KERNEL=kernel)
+    done = subprocess.run(["/usr/bin/python3", "-B", script, str(n)], env=env, stdout=subprocess.PIPE)
+    return done.returncode, done.stdout
+
+
+def in_test_machine(script, n, guests, kernel):
+    env = {"THAW_LINUX_GUESTS": vmhost.inside(guests), "THAW_TEST_CACHE": vmhost.inside(kernel_cache.cache_dir())}
+    env["BENCH_KERNEL"] = kernel
+    with vmhost.Machine(cpus=2, mem=3072, timeout=3600) as vm, open(os.devnull, "wb") as null:
+        done = vm.run(["/usr/bin/python3", "-B", vmhost.inside(script), str(n)], env, to=(null, sys.stderr.buffer))
+        return done.rc, done.out
 
 
 NOTES = {
@@ -70,6 +80,9 @@ NOTES = {
     "linux_restore_thaw_lazy": "the same, lazy",
     "linux_restore_qemu": "QEMU microvm from a migration file to the agent's answer",
     "linux_clone_thaw": "fresh clone of a template to the agent's answer",
+    "linux_iops_thaw": "4 KiB random reads in the guest, 32 at a time, image in the host's memory; io_uring",
+    "linux_iops_thaw_sync": "the same on a host without io_uring",
+    "linux_iops_qemu": "the same, QEMU microvm, virtio-blk with io_uring",
     "linux_overhead_thaw": "MemAvailable taken by a booted machine, less its guest's pages; mean of 4",
     "linux_overhead_qemu": "the same for QEMU microvm",
 }
@@ -80,10 +93,10 @@ def quantile(sorted_values, q):
 
 
 def result(name, samples):
-    time = "overhead" not in name
-    v = sorted(x * 1e6 if time else x for x in samples)
+    unit = "KiB" if "overhead" in name else "IOPS" if "iops" in name else "us"
+    v = sorted(x * 1e6 if unit == "us" else x for x in samples)
     q = {p: quantile(v, float(p[1:]) / 100) for p in ("p50", "p90", "p99")}
-    return {"name": name, "unit": "us" if time else "KiB", "n": len(v), "ok": len(v), **q, "max": v[-1], "note": NOTES[name]}
+    return {"name": name, "unit": unit, "n": len(v), "ok": len(v), **q, "max": v[-1], "note": NOTES[name]}
 
 
 def version():
@@ -94,8 +107,8 @@ def version():
 def report(kernel, samples, host, hardware):
     rows = [result("linux_" + k, v) for k, v in samples.items()]
     for r in rows:
-        unit = 1000 if r["unit"] == "us" else 1
-        print("%-26s %3d  p50 %9.1f  max %9.1f %s" % (r["name"], r["n"], r["p50"] / unit, r["max"] / unit, "ms" if unit > 1 else "KiB"))
+        by, unit = (1000, "ms") if r["unit"] == "us" else (1, r["unit"])
+        print("%-26s %3d  p50 %9.1f  max %9.1f %s" % (r["name"], r["n"], r["p50"] / by, r["max"] / by, unit))
     host["kind"] = "hardware" if hardware else "nested, emulated"
     host["guest"] = "Debian's %s kernel, %d MiB, 1 vCPU" % (kernel, MEM)
     return {"thaw": version(), "host": host, "bench": "linux", "results": rows}

@@ -194,22 +194,27 @@ def thaw_config(g):
             "devices": [{"type": "vsock"}]}
 
 
-def thaw_ping(c, ident):
+def thaw_connect(c, ident):
+    """A socket to the agent of a machine."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with theirs:
         c.call("machine.connect", {"id": ident, "socket": {"fd": 0}}, fds=[theirs.fileno()])
-        theirs.close()
-        ours.settimeout(60)
-        ours.sendall(b"CONNECT %d\n" % PORT)
-        said = b""
-        while not said.endswith(b"\n"):
-            got = ours.recv(1)
-            if not got:
-                raise Bad("the machine's vsock hung up")
-            said += got
-        if not said.startswith(b"OK "):
-            raise Bad("vsock: %r" % said)
-        ping(ours, time.monotonic() + 60)
+    ours.settimeout(60)
+    ours.sendall(b"CONNECT %d\n" % PORT)
+    said = b""
+    while not said.endswith(b"\n"):
+        got = ours.recv(1)
+        if not got:
+            raise Bad("the machine's vsock hung up")
+        said += got
+    if not said.startswith(b"OK "):
+        raise Bad("vsock: %r" % said)
+    return ours
+
+
+def thaw_ping(c, ident):
+    with thaw_connect(c, ident) as s:
+        ping(s, time.monotonic() + 60)
 
 
 def restore_qemu(g, path):

@@ -40,6 +40,10 @@ LINUX = [
     ("restore to the agent's answer, of QEMU microvm's", "linux_restore_thaw", "linux_restore_qemu", 0.25),
     ("clone to the agent's answer, of QEMU microvm's restore", "linux_clone_thaw", "linux_restore_qemu", 0.1),
 ]
+LINUX_IOPS = [
+    ("io_uring against without", "linux_iops_thaw", "linux_iops_thaw_sync"),
+    ("thaw against QEMU microvm", "linux_iops_thaw", "linux_iops_qemu"),
+]
 
 
 def fmt(v, unit):
@@ -138,6 +142,11 @@ def ratio_rows(results):
             x, y = pair(a, b)
             yield ("stock Linux: " + what, "p50", "<= %.2f times" % aim, "%.2f times" % (x / y),
                    "met" if x <= aim * y else "missed")
+    for what, a, b in LINUX_IOPS:
+        if a in results and b in results:
+            x, y = pair(a, b)
+            yield ("stock Linux: random reads, " + what, "p50", ">= 1 times", "%.2f times" % (x / y),
+                   "met" if x >= y else "missed")
     if "create_with_1000_alive" in results:
         none, alive = pair("create_with_none_alive", "create_with_1000_alive")
         yield ("creating with 1,000 alive against none", "p50", "<= 2 times",
