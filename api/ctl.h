@@ -221,6 +221,8 @@ struct ctl_snapshot {
 	uint32_t diff;    /* else full */
 	uint32_t against; /* diff: enum ctl_against */
 	uint32_t reserved;
+	/* Overlays that are to be kept: descriptors CTL_FD_OVERLAY; payload: a
+	 * struct ctl_disk for each. */
 };
 struct ctl_split { /* answer to SNAPSHOT */
 	struct freeze_us us;

@@ -15,5 +15,10 @@ void block_get_stats(
 /* The machine is paused and will not run again: make its overlays files that
  * other machines can have as m->fds.layer. */
 int block_freeze(struct machine *m, struct err *e) MUST_USE;
+/* The machine is paused: write what it and its template wrote to its disks'
+ * overlays into these files, each the layer of a machine that is restored from
+ * the snapshot that is made now; -1: not kept. fd has MACHINE_MAX_DISKS of
+ * them, NULL: none is kept. For every snapshot. */
+int block_export(struct machine *m, const int *fd, struct err *e) MUST_USE;
 
 #endif

@@ -28,6 +28,7 @@
  * (io_uring) are the parent's as well: who makes one says MADV_DONTFORK.
  */
 #include "core/freeze.h"
+#include "core/block.h"
 #include "core/dirty.h"
 #include "core/vcpu.h"
 
@@ -103,8 +104,11 @@ static int take(struct machine *m, struct freeze *f, struct err *e)
 	uint64_t t = now_ns();
 	int r;
 
+	/* Before the child has the devices' state. */
+	r = block_export(m, f->overlay, e);
 	/* After the state was read: reading it can make KVM write. */
-	r = dirty_collect(m, e);
+	if (!r)
+		r = dirty_collect(m, e);
 	if (!r && d)
 		r = dirty_take(d, &f->taken, e);
 	if (r < 0)

@@ -16,7 +16,8 @@ struct freeze_us {
 	uint32_t stop;    /* until every vCPU is out of the guest */
 	uint32_t quiesce; /* devices finish what is in flight */
 	uint32_t state;   /* reading the state of vCPUs and VM */
-	uint32_t dirty;   /* reading and clearing the dirty log */
+	uint32_t dirty;   /* reading and clearing the dirty log, and writing
+			   * out overlays */
 	uint32_t fork;
 	uint32_t resume;
 	uint32_t pause; /* all of it; up to the fork when it stays paused */
@@ -26,6 +27,7 @@ struct freeze {
 	uint32_t timeout_ms; /* for the vCPUs to stop */
 	bool stay;           /* do not resume */
 	int keep;            /* descriptor that the child keeps beside 0 to 2 */
+	const int *overlay;  /* borrowed: as for block_export() */
 	/* Results, in the parent. */
 	bool paused; /* it ran, and stays paused as asked */
 	int pidfd;   /* owned; -1: none */

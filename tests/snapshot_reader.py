@@ -20,6 +20,7 @@ import xxhash
 import zstandard
 
 MAGIC = b"\x89THAW\r\n\x1a"
+BLOCK = 0x3F8E61D2A95C7B04
 CONFIG, MACHINE = 0x6172C18601BA7035, 0xC8EB8733D6685E13
 VCPU, METADATA = 0xE295A6EB31B0D987, 0xCDA1A88AB06D1E2B
 MEMORY = 0x7B285F46CAB2FB01
@@ -247,7 +248,7 @@ class Snapshot:
                 state = Unpack(content).whole()
                 need(isinstance(state, Map), "state: not a map")
                 need(state.check_state() == version, "state: two versions")
-                need(version == 1 or (version in (2, 3) and tag == CONFIG),
+                need(version == 1 or (version in (2, 3) and tag == CONFIG) or (version == 2 and tag == BLOCK),
                      "state: version")
             elif tag == METADATA:
                 need(isinstance(Unpack(content).whole(), Map), "metadata")

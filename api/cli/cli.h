@@ -192,6 +192,9 @@ struct device_opts {
  * "ips". */
 uint32_t devices_count(const struct device_opts *o);
 int devices_pack(struct cli *c, msgpack_packer *p, const struct device_opts *o);
+/* {ID: value} of "ID=value" under this key, if there are any. */
+int devices_pack_map(struct cli *c, msgpack_packer *p, const char *key,
+	const struct opt_labels *l, bool paths);
 /* Pack key "ready" from the text of --ready. */
 void config_pack_ready(msgpack_packer *p, const char *ready);
 

@@ -1,11 +1,14 @@
 /* thaw snapshot, thaw restore */
 #include "api/cli/cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 
 struct snapshot_values {
 	bool force, live, diff;
+	struct opt_labels overlays;
 	const char *against;
 	uint64_t zstd;
 };
@@ -21,6 +24,10 @@ static const struct opt snapshot_opts[] = {
 	{"against", 0, OPT_STR, "last|template",
 		offsetof(struct snapshot_values, against),
 		"with --diff: which of the two, if both are possible"},
+	{"overlay", 0, OPT_LABEL, "ID=FILE",
+		offsetof(struct snapshot_values, overlays),
+		"keep what is in a disk's overlay in FILE, for restore "
+		"--overlay; may be repeated"},
 	{"zstd", 0, OPT_COUNT, "LEVEL", offsetof(struct snapshot_values, zstd),
 		"compress the memory; 1 is fast, 19 tries hardest"},
 	OPT_END,
@@ -89,20 +96,67 @@ static void print_snapshot(struct cli *c, const msgpack_object *v)
 		fmt_us((double)thaw_get_u64(v, "total_us", 0), total));
 }
 
-static int run_snapshot(struct cli *c, void *values)
-{
-	const struct snapshot_values *v = values;
-	struct thaw_result r;
-	msgpack_packer *p;
-	char path[4096];
-	int rc;
+/* New files for overlays, made by us: so they have our rights, and those of a
+ * snapshot that failed are removed. */
+struct overlay_files {
+	unsigned n;
+	char path[THAW_MAX_FDS][4096];
+	int fd[THAW_MAX_FDS];
+};
 
-	if (cli_abspath(c->arg[1], path, sizeof(path)))
-		return cli_fail(c, EXIT_USAGE, "%s: path too long", c->arg[1]);
-	if (v->against && !v->diff)
-		return cli_fail(c, EXIT_USAGE, "--against goes with --diff");
-	p = thaw_request(c->t, "machine.snapshot",
-		6 + (v->against ? 1U : 0U) + (v->zstd ? 2U : 0U));
+static int make_overlays(
+	struct cli *c, const struct opt_labels *l, struct overlay_files *f)
+{
+	if (l->n > THAW_MAX_FDS)
+		return cli_fail(
+			c, EXIT_USAGE, "--overlay: %d at most", THAW_MAX_FDS);
+	for (unsigned i = 0; i < l->n; i++) {
+		const char *path = strchr(l->at[i], '=') + 1;
+
+		if (cli_abspath(path, f->path[i], sizeof(f->path[i])))
+			return cli_fail(
+				c, EXIT_USAGE, "%s: path too long", path);
+		f->fd[i] = open(f->path[i],
+			O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (f->fd[i] < 0)
+			return cli_fail(c, EXIT_FAILED, "%s: %s", path,
+				strerror(errno));
+		f->n++;
+	}
+	return EXIT_DONE;
+}
+
+static void pack_overlays(struct cli *c, msgpack_packer *p,
+	const struct opt_labels *l, const struct overlay_files *f)
+{
+	if (!f->n)
+		return;
+	mp_str(p, "overlays");
+	(void)msgpack_pack_map(p, f->n);
+	for (unsigned i = 0; i < f->n; i++) {
+		char id[64];
+
+		(void)snprintf(id, sizeof(id), "%.*s",
+			(int)strcspn(l->at[i], "="), l->at[i]);
+		thaw_pack_fd(c->t, p, id, f->fd[i]);
+	}
+}
+
+static void close_overlays(struct overlay_files *f, bool keep)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		(void)close(f->fd[i]);
+		if (!keep)
+			(void)unlink(f->path[i]);
+	}
+}
+
+static void pack_snapshot(struct cli *c, const struct snapshot_values *v,
+	const char *path, const struct overlay_files *f)
+{
+	msgpack_packer *p = thaw_request(c->t, "machine.snapshot",
+		6 + (v->against ? 1U : 0U) + (v->zstd ? 2U : 0U) + (f->n != 0));
+
 	mp_key_str(p, "id", c->arg[0]);
 	mp_key_str(p, "path", path);
 	mp_key_bool(p, "force", v->force);
@@ -115,7 +169,27 @@ static int run_snapshot(struct cli *c, void *values)
 		mp_key_u64(p, "level", v->zstd);
 	}
 	mp_key_bool(p, "progress", isatty(STDERR_FILENO));
-	rc = call_interruptible(c, &r);
+	pack_overlays(c, p, &v->overlays, f);
+}
+
+static int run_snapshot(struct cli *c, void *values)
+{
+	const struct snapshot_values *v = values;
+	struct overlay_files f = {0};
+	struct thaw_result r;
+	char path[4096];
+	int rc;
+
+	if (cli_abspath(c->arg[1], path, sizeof(path)))
+		return cli_fail(c, EXIT_USAGE, "%s: path too long", c->arg[1]);
+	if (v->against && !v->diff)
+		return cli_fail(c, EXIT_USAGE, "--against goes with --diff");
+	rc = make_overlays(c, &v->overlays, &f);
+	if (!rc) {
+		pack_snapshot(c, v, path, &f);
+		rc = call_interruptible(c, &r);
+	}
+	close_overlays(&f, !rc);
 	if (rc)
 		return rc;
 	if (c->json)
@@ -129,6 +203,7 @@ static int run_snapshot(struct cli *c, void *values)
 struct restore_values {
 	const char *name, *hostname, *vsock, *ready, *pager;
 	struct device_opts dev;
+	struct opt_labels overlays;
 	uint64_t cid, timeout_ms;
 	struct lazy_opts lazy;
 	bool eager, track_dirty;
@@ -154,6 +229,8 @@ static const struct opt restore_opts[] = {
 		"memory comes from a handler that listens there, in the way "
 		"of Firecracker's; --stall-timeout counts for it, too"},
 	DEVICE_OPTS(struct restore_values, dev),
+	{"overlay", 0, OPT_LABEL, "ID=FILE", AT(overlays),
+		"what snapshot --overlay kept of a disk, may be repeated"},
 	OPT_END,
 };
 
@@ -162,7 +239,7 @@ static uint32_t count_set(const struct restore_values *v)
 	return (uint32_t)((v->name != NULL) + (v->hostname != NULL) +
 			  (v->vsock != NULL) + (v->ready != NULL) +
 			  (v->pager != NULL) + (v->cid != 0) +
-			  (v->timeout_ms != 0)) +
+			  (v->timeout_ms != 0) + (v->overlays.n != 0)) +
 	       devices_count(&v->dev) + lazy_count(&v->lazy);
 }
 
@@ -227,6 +304,8 @@ static int run_restore(struct cli *c, void *values)
 		mp_key_str(p, "pager", pager);
 	lazy_pack(p, &v->lazy);
 	rc = devices_pack(c, p, &v->dev);
+	if (!rc)
+		rc = devices_pack_map(c, p, "overlays", &v->overlays, true);
 	if (!rc)
 		rc = cli_call(c, "restoring", &r);
 	if (rc)

@@ -218,7 +218,7 @@ uint32_t devices_count(const struct device_opts *o)
 			  (o->macs.n != 0) + (o->ips.n != 0));
 }
 
-static int pack_map(struct cli *c, msgpack_packer *p, const char *key,
+int devices_pack_map(struct cli *c, msgpack_packer *p, const char *key,
 	const struct opt_labels *l, bool paths)
 {
 	if (!l->n)
@@ -241,11 +241,11 @@ static int pack_map(struct cli *c, msgpack_packer *p, const char *key,
 
 int devices_pack(struct cli *c, msgpack_packer *p, const struct device_opts *o)
 {
-	int rc = pack_map(c, p, "disks", &o->disks, true);
+	int rc = devices_pack_map(c, p, "disks", &o->disks, true);
 
 	if (!rc)
-		rc = pack_map(c, p, "taps", &o->taps, false);
+		rc = devices_pack_map(c, p, "taps", &o->taps, false);
 	if (!rc)
-		rc = pack_map(c, p, "macs", &o->macs, false);
-	return rc ? rc : pack_map(c, p, "ips", &o->ips, false);
+		rc = devices_pack_map(c, p, "macs", &o->macs, false);
+	return rc ? rc : devices_pack_map(c, p, "ips", &o->ips, false);
 }

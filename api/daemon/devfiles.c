@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 void devfiles_init(struct devfiles *f)
 {
@@ -326,6 +327,72 @@ const char *devfiles_net_clash(const struct ctl_net *a, const struct ctl_net *b)
 	return NULL;
 }
 
+/* The entry of a disk, made when it is not there yet; MACHINE_MAX_DISKS: there
+ * is no room. */
+static unsigned disk_at(struct devfiles *f, const char *id)
+{
+	unsigned i = 0;
+
+	while (i < f->ndisks && strcmp(f->disk[i].id, id) != 0)
+		i++;
+	if (i == f->ndisks && i < MACHINE_MAX_DISKS) {
+		(void)snprintf(f->disk[i].id, sizeof(f->disk[i].id), "%s", id);
+		f->ndisks++;
+	}
+	return i;
+}
+
+/* What an overlay held, under a fresh one. */
+static int override_overlay(struct request *r, const char *id,
+	const msgpack_object *v, struct devfiles *f, struct err *e)
+{
+	struct path_arg file = {.fd = -1};
+	unsigned i = disk_at(f, id);
+	int rc;
+
+	if (i == MACHINE_MAX_DISKS)
+		return err_set(e, -EINVAL, "overlays: more than 8 disks");
+	if (f->layer[i] >= 0)
+		return err_set(
+			e, -EINVAL, "overlay of \"%s\": is given twice", id);
+	rc = param_path(v, "overlays", &file, e);
+	if (!rc)
+		f->layer[i] =
+			peerfile_open(r->d, r, "overlays", &file, false, e);
+	if (rc || f->layer[i] < 0)
+		return rc ? rc : f->layer[i];
+	f->overlay[i] = devfiles_new_overlay(r->d, e);
+	return f->overlay[i] < 0 ? f->overlay[i] : 0;
+}
+
+static int export_overlay(struct request *r, const char *id,
+	const msgpack_object *v, struct devfiles *f, struct err *e)
+{
+	struct path_arg file = {.fd = -1};
+	unsigned i = disk_at(f, id);
+	struct stat st;
+	int rc = param_path(v, "overlays", &file, e);
+
+	if (rc)
+		return rc;
+	if (i == MACHINE_MAX_DISKS || f->overlay[i] >= 0)
+		return err_set(e, -EINVAL,
+			"overlays: \"%s\": given twice, or too many", id);
+	f->overlay[i] = peerfile_open(r->d, r, "overlays", &file, true, e);
+	if (f->overlay[i] < 0)
+		return f->overlay[i];
+	if (fstat(f->overlay[i], &st) || st.st_size)
+		return err_set(e, -EINVAL,
+			"overlays: \"%s\": the file must be empty", id);
+	return 0;
+}
+
+int devfiles_exports(struct request *r, const msgpack_object *overlays,
+	struct devfiles *f, struct err *e)
+{
+	return each(r, overlays, "overlays", export_overlay, f, e);
+}
+
 int devfiles_overrides(struct request *r, const struct devfiles_maps *maps,
 	struct devfiles *f, struct err *e)
 {
@@ -337,6 +404,9 @@ int devfiles_overrides(struct request *r, const struct devfiles_maps *maps,
 		rc = each(r, maps->macs, "macs", override_mac, f, e);
 	if (!rc)
 		rc = each(r, maps->ips, "ips", override_ip, f, e);
+	if (!rc)
+		rc = each(
+			r, maps->overlays, "overlays", override_overlay, f, e);
 	return rc ? rc : check_nets(f, e);
 }
 
@@ -349,20 +419,6 @@ bool devfiles_need_overlays(const struct machine_config *cfg)
 			return true;
 	}
 	return false;
-}
-
-/* The entry of a disk, made when it is not there yet. */
-static unsigned disk_at(struct devfiles *f, const char *id)
-{
-	unsigned i = 0;
-
-	while (i < f->ndisks && strcmp(f->disk[i].id, id) != 0)
-		i++;
-	if (i == f->ndisks) {
-		(void)snprintf(f->disk[i].id, sizeof(f->disk[i].id), "%s", id);
-		f->ndisks++;
-	}
-	return i;
 }
 
 int devfiles_clone_overlays(struct daemon *d, const struct machine_config *cfg,

@@ -43,8 +43,13 @@ int devfiles_of_config(struct daemon *d, struct request *r, struct config *c,
 struct devfiles_maps {
 	const msgpack_object *disks; /* {id: file} */
 	const msgpack_object *taps, *macs, *ips;
+	const msgpack_object *overlays; /* {id: file}, of machine.snapshot */
 };
 int devfiles_overrides(struct request *r, const struct devfiles_maps *maps,
+	struct devfiles *f, struct err *e) MUST_USE;
+/* Empty files that overlays are to be written to, {id: file}: as disks with
+ * .overlay only. */
+int devfiles_exports(struct request *r, const msgpack_object *overlays,
 	struct devfiles *f, struct err *e) MUST_USE;
 /* "mac" or "ip" when both are given the same, else NULL. */
 const char *devfiles_net_clash(

@@ -83,8 +83,8 @@ static int open_files(struct request *r, struct args *a, struct config *cfg,
 	}
 	rc = s->cfg ? devfiles_of_config(d, r, cfg, -1, s->files, e)
 		    : devfiles_overrides(r,
-			      &(struct devfiles_maps){
-				      a->disks, a->taps, a->macs, a->ips},
+			      &(struct devfiles_maps){a->disks, a->taps,
+				      a->macs, a->ips, a->overlays},
 			      s->files, e);
 	if (rc)
 		return rc;
@@ -162,10 +162,11 @@ int machine_create_method(
 	if (snapshot && a->config)
 		return err_set(
 			e, -EINVAL, "config and snapshot: give one of them");
-	if (!snapshot && (a->disks || a->taps || a->macs || a->ips))
+	if (!snapshot &&
+		(a->disks || a->overlays || a->taps || a->macs || a->ips))
 		return err_set(e, -EINVAL,
-			"disks, taps, macs and ips: are for a snapshot; a "
-			"configuration has devices");
+			"disks, overlays, taps, macs and ips: are for a "
+			"snapshot; a configuration has devices");
 	rc = config_parse(a->config, &cfg, e);
 	if (!rc)
 		rc = ready_parse(a->ready, &s.ready, e);

@@ -351,6 +351,8 @@ static int begin(struct daemon *d, struct snapshot_op *op,
 	struct machine_entry *m, const struct args *a, struct err *e)
 {
 	struct writer_job job = {.fn = &fns, .arg = op};
+	struct devfiles files;
+	int r;
 
 	job.what.live = (uint32_t)a->live;
 	job.what.diff = (uint32_t)a->type;
@@ -358,8 +360,15 @@ static int begin(struct daemon *d, struct snapshot_op *op,
 	if (a->codec)
 		job.how.zstd_level = a->level ? (uint32_t)a->level : 1;
 	job.output = op->publishing ? op->pub.fd : op->file;
-	op->w = writer_begin(d, m, &job, e);
-	return op->w ? 0 : e->code;
+	devfiles_init(&files);
+	job.overlays = &files;
+	r = devfiles_exports(op->r, a->overlays, &files, e);
+	if (!r) {
+		op->w = writer_begin(d, m, &job, e);
+		r = op->w ? 0 : e->code;
+	}
+	devfiles_close(&files);
+	return r;
 }
 
 int machine_snapshot_method(

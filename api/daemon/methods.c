@@ -56,6 +56,10 @@ static const struct param machine_create_params[] = {
 		.help = "with `snapshot`: the files of its disks, `{ID: path "
 			"or "
 			"descriptor}`; none is opened that is not given here"},
+	{"overlays", PARAM_OBJECT, false, AT(overlays),
+		.help = "with `snapshot`: what was written to its disks' "
+			"overlays, the files of machine.snapshot, `{ID: path "
+			"or descriptor}`"},
 	{"taps", PARAM_OBJECT, false, AT(taps),
 		.help = "with `snapshot`: the taps of its interfaces, `{ID: "
 			"name or descriptor}`; without one the link is down"},
@@ -107,6 +111,11 @@ static const struct param machine_snapshot_params[] = {
 	{"progress", PARAM_BOOL, false, AT(progress),
 		.help = "also send notifications `snapshot` `{req, id, done, "
 			"total}` (bytes of guest memory)"},
+	{"overlays", PARAM_OBJECT, false, AT(overlays),
+		.help = "of disks with an overlay: empty files that get what "
+			"is in it, `{ID: path or descriptor}`; the machine "
+			"waits for that. A machine with overlays can be "
+			"restored only with these"},
 	{"force", PARAM_BOOL, false, AT(force),
 		.help = "replace an existing file"},
 	{0}};

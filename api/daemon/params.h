@@ -41,7 +41,7 @@ struct args {
 	struct text payload, data, section, cwd, file, pager;
 	struct path_arg snapshot, path, console, vsock, socket;
 	const msgpack_object *config, *ready, *limits, *overrides;
-	const msgpack_object *disks, *taps, *macs, *ips, *argv, *env;
+	const msgpack_object *disks, *taps, *macs, *ips, *overlays, *argv, *env;
 	uint64_t timeout_ms, count, pool, cid;
 	uint64_t mode, type, codec; /* index of the choice */
 	uint64_t bind, stream, force, live, progress, track_dirty;

@@ -1,6 +1,7 @@
 #include "api/daemon/writer.h"
 
 #include "api/daemon/conn.h"
+#include "api/daemon/devfiles.h"
 #include "api/daemon/zygote.h"
 #include "core/log.h"
 
@@ -15,6 +16,8 @@
 
 /* Longer than a machine lets its vCPUs take (WORKER_PAUSE_MS). */
 #define FREEZE_PATIENCE_MS 10000
+/* The same where overlays are written out meanwhile. */
+#define OVERLAYS_PATIENCE_MS 600000
 
 /* The callback that everything leads to, once. */
 static void say(struct daemon *d, struct writer *w, struct ctl_packet *p,
@@ -272,7 +275,10 @@ struct writer *writer_begin(struct daemon *d, struct machine_entry *m,
 	const struct writer_job *job, struct err *e)
 {
 	struct ctl_msg msg = {.type = CTL_SNAPSHOT, .snapshot = job->what};
+	struct ctl_fd fds[1 + DEVFILES_MAX_FDS];
+	const struct devfiles *f = job->overlays;
 	struct writer *w;
+	unsigned nfds = 1;
 	int pair[2], r;
 
 	if (m->writer) {
@@ -294,12 +300,20 @@ struct writer *writer_begin(struct daemon *d, struct machine_entry *m,
 	proc_init(&w->p, PROC_WRITER);
 	w->m = m;
 	w->job = *job;
+	w->job.overlays = NULL;
 	w->sock = pair[0];
+	fds[0] = (struct ctl_fd){pair[1], CTL_FD_SOCKET, 0};
+	if (f) {
+		nfds = devfiles_fds(f, fds, nfds);
+		msg.len = f->ndisks * (uint32_t)sizeof(f->disk[0]);
+	}
 	r = proc_call(d, &m->p,
 		&(struct proc_request){.m = &msg,
-			.fds = &(struct ctl_fd){pair[1], CTL_FD_SOCKET, 0},
-			.nfds = 1,
-			.timeout_ms = FREEZE_PATIENCE_MS,
+			.payload = f ? f->disk : NULL,
+			.fds = fds,
+			.nfds = nfds,
+			.timeout_ms = msg.len ? OVERLAYS_PATIENCE_MS
+					      : FREEZE_PATIENCE_MS,
 			.fn = is_frozen,
 			.arg = w},
 		e);

@@ -17,6 +17,7 @@
 #include "api/daemon/machine.h"
 
 struct writer;
+struct devfiles;
 
 struct writer_fns {
 	void (*frozen)(struct daemon *d, void *arg,
@@ -39,6 +40,8 @@ struct writer_job {
 	struct ctl_snapshot what;
 	struct ctl_write how;
 	int output; /* borrowed until written */
+	/* Where overlays go; borrowed during writer_begin(); may be NULL. */
+	const struct devfiles *overlays;
 	const struct writer_fns *fn;
 	void *arg;
 };

@@ -69,12 +69,38 @@ static int check_complete(
 		"pager is complete");
 }
 
+/* Where to write overlays, by disk of the machine. The descriptors stay p's. */
+static int find_overlays(const struct worker *w, const struct ctl_packet *p,
+	int fd[MACHINE_MAX_DISKS], struct err *e)
+{
+	const unsigned n = p->msg.len / sizeof(struct ctl_disk);
+	struct ctl_disk d;
+
+	for (unsigned i = 0; i < MACHINE_MAX_DISKS; i++)
+		fd[i] = -1;
+	for (unsigned i = 0; i < n; i++) {
+		int k;
+
+		memcpy(&d, p->payload + i * sizeof(d), sizeof(d));
+		k = machine_find_disk(&w->m.cfg, d.id);
+		if (k < 0)
+			return err_set(e, -EINVAL,
+				"overlays: the machine has no disk \"%s\"",
+				d.id);
+		fd[k] = ctl_fd(p, CTL_FD_OVERLAY, i);
+	}
+	return 0;
+}
+
 int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 {
 	AUTO_FD sock = ctl_take(p, CTL_FD_SOCKET, 0);
 	struct ctl_snapshot q = p->msg.snapshot;
-	struct freeze f = {
-		.timeout_ms = WORKER_PAUSE_MS, .stay = !q.live, .keep = sock};
+	int overlay[MACHINE_MAX_DISKS];
+	struct freeze f = {.timeout_ms = WORKER_PAUSE_MS,
+		.stay = !q.live,
+		.keep = sock,
+		.overlay = overlay};
 	struct ctl_msg m = {0};
 	uint64_t start = now_ns();
 	int r;
@@ -84,6 +110,8 @@ int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	r = choose(w, &q, e);
 	if (!r)
 		r = check_complete(w, &q, e);
+	if (!r)
+		r = find_overlays(w, p, overlay, e);
 	if (!r)
 		r = freeze_fork(&w->m, &f, e);
 	if (r == 1)

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define BLOCK_DEVICE_ID 2u
 
@@ -167,12 +168,13 @@ static const struct st_field block_fields[] = {
 	ST_U(struct block_state, size, 1),
 	ST_UDEF(struct block_state, writeback, 1, 1),
 	ST_U(struct block_state, reserved, 1),
+	ST_U(struct block_state, layer, 2),
 };
 
 const struct st_desc block_state_desc = {
 	.name = "virtio-blk",
 	.size = sizeof(struct block_state),
-	.version = 1,
+	.version = 2,
 	.nfields = ARRAY_SIZE(block_fields),
 	.fields = block_fields,
 	.check = block_check,
@@ -208,6 +210,18 @@ static void *block_saved(struct device *d)
 	return &of_device(d)->s;
 }
 
+static int no_overlay(const struct block *b, struct err *e)
+{
+	return err_set(e, -EINVAL,
+		b->s.layer ? "disk \"%s\": what was written to its private "
+			     "overlay is in a file of its own, which was not "
+			     "given (overlays)"
+			   : "disk \"%s\": what was written to its private "
+			     "overlay was not kept with the snapshot "
+			     "(overlays)",
+		b->cfg->id);
+}
+
 static int open_disk(struct block *b, struct err *e)
 {
 	const struct machine_fds *f = &b->vd.dev.m->fds;
@@ -224,15 +238,19 @@ static int open_disk(struct block *b, struct err *e)
 			"disk \"%s\" (%s): its file was not given", b->cfg->id,
 			b->cfg->path);
 	if (b->cfg->overlay && fd[DISK_OVERLAY] < 0)
-		return err_set(e, -EINVAL,
-			"disk \"%s\": what was written to its private overlay "
-			"is not in the snapshot",
-			b->cfg->id);
+		return no_overlay(b, e);
 	r = disk_open(&b->disk, fd, b->s.size, b->cfg->read_only, e);
 	if (r)
 		return err_wrap(e, "disk \"%s\"", b->cfg->id);
 	b->open = true;
 	b->s.size = b->disk.size;
+	if (b->disk.layer_id != b->s.layer)
+		return err_set(e, -EINVAL,
+			"disk \"%s\": its overlay's file belongs to another "
+			"snapshot",
+			b->cfg->id);
+	/* Until it is exported again. */
+	b->s.layer = 0;
 	return 0;
 }
 
@@ -341,6 +359,39 @@ int block_freeze(struct machine *m, struct err *e)
 		r = disk_freeze(&b->disk, e);
 		if (r)
 			return err_wrap(e, "disk \"%s\"", b->cfg->id);
+	}
+	return r;
+}
+
+/* Its overlay into fd, or -1: it is not kept. */
+static int export_one(struct block *b, int fd, struct err *e)
+{
+	uint64_t id = 0;
+	int r;
+
+	if (fd >= 0 && !b->cfg->overlay)
+		return err_set(
+			e, -EINVAL, "disk \"%s\" has no overlay", b->cfg->id);
+	/* Twice the same is not to be expected, zero means none. */
+	if (fd >= 0 && getrandom(&id, sizeof(id), 0) != sizeof(id))
+		return err_sys(e, -errno, "getrandom");
+	id |= fd >= 0;
+	b->s.layer = 0;
+	r = fd >= 0 ? disk_export(&b->disk, fd, id, e) : 0;
+	if (r)
+		return err_wrap(e, "disk \"%s\"", b->cfg->id);
+	b->s.layer = id;
+	return 0;
+}
+
+int block_export(struct machine *m, const int *fd, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned k = 0; k < m->ndevs && !r; k++) {
+		if (m->dev[k]->ops == &block_ops)
+			r = export_one(of_device(m->dev[k]),
+				fd ? fd[m->dev[k]->instance] : -1, e);
 	}
 	return r;
 }

@@ -76,6 +76,8 @@ struct block_state {
 	uint64_t size;      /* bytes; 0: never realized */
 	uint32_t writeback; /* 5.2.5: the driver may write it */
 	uint32_t reserved;
+	uint64_t layer; /* id of the file that has what was written to the
+			 * overlay; 0: it was not kept */
 };
 extern const struct st_desc block_state_desc;
 

@@ -22,6 +22,7 @@ struct overlay_trailer {
 	uint64_t size; /* of the disk */
 	uint32_t block;
 	uint32_t map_crc;
+	uint64_t id; /* of disk_export(), else 0 */
 };
 
 /* ---- maps ---- */
@@ -48,45 +49,53 @@ static uint64_t *map_new(uint64_t bytes)
 static int load_layer(struct disk *d, struct err *e)
 {
 	const uint64_t at = align_up(d->size, DISK_BLOCK);
-	struct overlay_trailer t;
-	int r = pread_full(d->fd[DISK_LAYER], &t, sizeof(t), at);
+	struct overlay_trailer t = {0};
+	struct stat st;
+	int r = fstat(d->fd[DISK_LAYER], &st) ? -errno : 0;
 
+	if (!r && (uint64_t)st.st_size >= at + DISK_BLOCK + d->map_bytes)
+		r = pread_full(d->fd[DISK_LAYER], &t, sizeof(t), at);
 	if (!r && (t.magic != OVERLAY_MAGIC || t.size != d->size ||
 			  t.block != DISK_BLOCK))
 		return err_set(e, -EBADMSG,
-			"the template's overlay does not belong to this disk");
+			"the frozen overlay does not belong to this disk");
 	if (!r)
 		r = pread_full(d->fd[DISK_LAYER], d->map[DISK_LAYER],
 			d->map_bytes, at + DISK_BLOCK);
 	if (r)
-		return err_sys(e, r, "reading the template's overlay");
+		return err_sys(e, r, "reading the frozen overlay");
+	d->layer_id = t.id;
 	if (crc32c(0, d->map[DISK_LAYER], d->map_bytes) != t.map_crc)
-		return err_set(e, -EBADMSG,
-			"the template's overlay: checksum mismatch");
+		return err_set(
+			e, -EBADMSG, "the frozen overlay: checksum mismatch");
 	return 0;
 }
 
-int disk_freeze(struct disk *d, struct err *e)
+static int finish_layer(const struct disk *d, int fd, const uint64_t *map,
+	uint64_t id, struct err *e)
 {
 	const uint64_t at = align_up(d->size, DISK_BLOCK);
-	const int fd = d->fd[DISK_OVERLAY];
-	struct overlay_trailer t = {
+	const struct overlay_trailer t = {
 		.magic = OVERLAY_MAGIC,
 		.size = d->size,
 		.block = DISK_BLOCK,
+		.map_crc = crc32c(0, map, d->map_bytes),
+		.id = id,
 	};
-	int r;
+	int r = pwrite_full(fd, map, d->map_bytes, at + DISK_BLOCK);
 
-	if (fd < 0)
-		return 0;
-	t.map_crc = crc32c(0, d->map[DISK_OVERLAY], d->map_bytes);
-	r = pwrite_full(
-		fd, d->map[DISK_OVERLAY], d->map_bytes, at + DISK_BLOCK);
 	if (!r)
 		r = pwrite_full(fd, &t, sizeof(t), at);
 	if (!r && fsync(fd))
 		r = -errno;
 	return r ? err_sys(e, r, "writing the overlay") : 0;
+}
+
+int disk_freeze(struct disk *d, struct err *e)
+{
+	if (d->fd[DISK_OVERLAY] < 0)
+		return 0;
+	return finish_layer(d, d->fd[DISK_OVERLAY], d->map[DISK_OVERLAY], 0, e);
 }
 
 /* ---- life ---- */
@@ -273,6 +282,49 @@ static int block_read(const struct disk *d, uint64_t block, uint8_t *buf)
 
 	memset(buf, 0, DISK_BLOCK);
 	return pread_full(d->fd[owner(d, block)], buf, n, at);
+}
+
+static bool is_zero(const uint8_t *p, size_t n)
+{
+	return !p[0] && !memcmp(p, p + 1, n - 1);
+}
+
+static int export_block(
+	const struct disk *d, int fd, uint64_t block, struct err *e)
+{
+	uint8_t buf[DISK_BLOCK];
+	int r = block_read(d, block, buf);
+
+	/* A hole reads as zeros. */
+	if (!r && !is_zero(buf, sizeof(buf)))
+		r = pwrite_full(fd, buf, sizeof(buf), block * DISK_BLOCK);
+	return r ? err_sys(e, r, "writing the overlay") : 0;
+}
+
+int disk_export(const struct disk *d, int fd, uint64_t id, struct err *e)
+{
+	const uint64_t words = d->map_bytes / sizeof(uint64_t);
+	uint64_t *map = map_new(d->map_bytes);
+	int r = 0;
+
+	if (!map)
+		return err_sys(e, -ENOMEM, "map of an overlay");
+	for (uint64_t w = 0; w < words && !r; w++) {
+		const uint64_t all =
+			(d->map[DISK_LAYER] ? d->map[DISK_LAYER][w] : 0) |
+			(d->map[DISK_OVERLAY] ? d->map[DISK_OVERLAY][w] : 0);
+
+		if (all)
+			map[w] = all;
+		for (unsigned i = 0; all && i < 64 && !r; i++) {
+			if (all >> i & 1)
+				r = export_block(d, fd, w * 64 + i, e);
+		}
+	}
+	if (!r)
+		r = finish_layer(d, fd, map, id, e);
+	(void)munmap(map, d->map_bytes);
+	return r;
 }
 
 /* Bytes [0, head) and [tail, DISK_BLOCK) of a block that is not the overlay's

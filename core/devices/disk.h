@@ -8,8 +8,9 @@
  * An overlay is a sparse file of the disk's size. A block (DISK_BLOCK bytes)
  * belongs to it when its bit in the map is set; then a hole means zeros. The
  * map is in memory; disk_freeze() puts it behind the data, and that makes the
- * file usable as a layer. The format is thaw's own and does not outlive a
- * version (docs/devices.md).
+ * file usable as a layer; disk_export() makes a layer of all that is not the
+ * base's. The format is thaw's own and does not outlive a version
+ * (docs/devices.md).
  *
  * No locks here: the caller has one. Offsets and lengths are in bytes and lie
  * inside the disk; the caller checks that.
@@ -38,6 +39,7 @@ struct disk {
 	bool read_only;
 	uint64_t *map[DISK_NFILES]; /* owned mappings; of the overlays */
 	uint64_t map_bytes;
+	uint64_t layer_id; /* of disk_export(); 0: of a template */
 };
 
 /* fd[DISK_BASE] must be there. want: the size that a restored guest knows, 0
@@ -65,6 +67,12 @@ int disk_discard(struct disk *d, uint64_t off, uint64_t len) MUST_USE;
 int disk_flush(struct disk *d) MUST_USE;
 /* Make the overlay's file complete, so that it can be a layer. */
 int disk_freeze(struct disk *d, struct err *e) MUST_USE;
+
+/* Write what layer and overlay hold into fd, an empty file that then can be the
+ * layer of a disk with the same base and this id. Nobody may write meanwhile.
+ */
+int disk_export(
+	const struct disk *d, int fd, uint64_t id, struct err *e) MUST_USE;
 
 /* Part of a vector: n of its entries into out, which has room for all. */
 unsigned disk_slice(const struct iovec *iov, unsigned n, uint64_t off,

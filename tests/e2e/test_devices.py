@@ -152,6 +152,59 @@ def test_overlay_is_not_in_a_snapshot(d):
         assert "overlay" in text, text
 
 
+def test_overlay_is_kept_beside_a_snapshot(d):
+    disk, before = image(d, "disk"), digest(image(d, "disk"))
+    plain = image(d, "plain")
+    snaps = [d.dir + "/kept%d.thaw" % i for i in range(2)]
+    kept = [s + ".root" for s in snaps]
+    with d.client() as c:
+        m = c.call("machine.create", {"config": config(
+            {"type": "block", "id": "root", "path": disk, "overlay": True},
+            {"type": "block", "id": "plain", "path": plain}), "ready": "agent"})["id"]
+        for bad, text in (({"none": kept[0]}, '"none"'), ({"plain": kept[0]}, "has no overlay"), ({"root": disk}, "must be empty")):
+            open(kept[0], "w").close()
+            said = c.fails("invalid", "machine.snapshot", {"id": m, "path": snaps[0], "overlays": bad})
+            assert text in said and not os.path.exists(snaps[0]), said
+        for i in range(2):
+            open(kept[i], "w").close()
+            c.call("machine.snapshot", {"id": m, "path": snaps[i], "overlays": {"root": kept[i]}, "live": i == 1})
+        c.call("machine.stop", {"id": m})
+        disks = {"root": disk, "plain": plain}
+        p = {"snapshot": snaps[0], "disks": disks, "ready": "agent"}
+        said = c.fails("invalid", "machine.create", p)
+        assert "in a file of its own" in said and '"root"' in said, said
+        said = c.fails("invalid", "machine.create", dict(p, overlays={"root": kept[1]}))
+        assert "another snapshot" in said, said
+        c.fails(("invalid", "corrupt"), "machine.create", dict(p, overlays={"root": disk}))
+        said = c.fails("invalid", "machine.create", dict(p, overlays={"other": kept[0]}))
+        assert '"other"' in said, said
+        for i in range(2):
+            with Quiet(d):
+                m = c.call("machine.create", dict(p, snapshot=snaps[i], overlays={"root": kept[i]}))["id"]
+                assert c.call("machine.invoke", {"id": m, "payload": b"echo x"})["payload"] == b"x"
+                # A snapshot without it is one that cannot be restored.
+                c.call("machine.snapshot", {"id": m, "path": d.dir + "/lost.thaw", "force": True})
+                c.call("machine.stop", {"id": m})
+        said = c.fails("invalid", "machine.create", dict(p, snapshot=d.dir + "/lost.thaw", overlays={"root": kept[1]}))
+        assert "another snapshot" in said, said
+        # By the command line, which makes the file and leaves none that is of no use.
+        m = c.call("machine.create", dict(p, overlays={"root": kept[0]}))["id"]
+
+        def thaw(*args):
+            return subprocess.run([thawtest.program("thaw"), *args], env=dict(os.environ, THAW_SOCKET=d.sock), capture_output=True,
+                                  text=True, check=False)
+
+        again = d.dir + "/again"
+        assert thaw("snapshot", m, snaps[0], "--overlay", "root=" + again).returncode == 1
+        assert not os.path.exists(again)
+        assert thaw("snapshot", m, again + ".thaw", "--overlay", "root=" + again).returncode == 0
+        c.call("machine.stop", {"id": m})
+        r = thaw("restore", again + ".thaw", "--disk", "root=" + disk, "--disk", "plain=" + plain, "--overlay", "root=" + again)
+        assert r.returncode == 0, r.stderr
+        c.call("machine.stop", {"id": r.stdout.strip()})
+    assert digest(disk) == before
+
+
 def test_template_and_clones(d):
     disk, before = image(d, "disk"), digest(image(d, "disk"))
     with d.client() as c:

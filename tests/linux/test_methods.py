@@ -184,5 +184,54 @@ def refusals(c, origin, images):
     c.call("template.remove", {"name": "over", "force": True})
 
 
+def test_overlay_goes_on(d):
+    """What was written to a private overlay is there after a restore, of a
+    machine and of a clone, and the image stays as it was."""
+    disk = linuxtest.disk_image(d)
+    with open(disk, "rb") as f:
+        before = f.read()
+    config = linuxtest.guest_config(KERNEL)
+    config["cmdline"] += " thaw.root=/dev/vda rw"
+    config["devices"].append({"type": "block", "path": disk, "overlay": True})
+
+    def write(g, n):
+        g.sh("dd if=/dev/urandom of=/root/f%d bs=64k count=24 2>/dev/null && md5sum /root/f* > /root/sums && sync" % n)
+
+    def check(g, n):
+        g.sh("echo 3 > /proc/sys/vm/drop_caches; md5sum -c /root/sums > /dev/null; test $(ls /root | grep -c ^f) = %d" % n)
+        g.healthy()
+
+    def move(g, name, **more):
+        """Snapshot, end, restore."""
+        path = os.path.join(d.dir, name)
+        open(path + ".disk0", "w").close()
+        c.call("machine.snapshot", dict({"id": g.id, "path": path, "overlays": {"disk0": path + ".disk0"}}, **more))
+        # Not of that moment, must not be there later.
+        g.sh("dd if=/dev/zero of=/root/f1 bs=64k count=24 conv=notrunc,fsync 2>/dev/null; echo x > /root/f99; sync")
+        g.stop()
+        p = {"snapshot": path, "ready": "agent", "disks": {"disk0": disk}, "overlays": {"disk0": path + ".disk0"}}
+        return linuxtest.Guest(c, c.call("machine.create", p)["id"])
+
+    with d.client(timeout=300) as c:
+        g = linuxtest.start(c, "over", config)
+        write(g, 1)
+        for i in (1, 2, 3):
+            g = move(g, "over%d.thaw" % i, live=i == 2)
+            check(g, i)
+            write(g, i + 1)
+            check(g, i + 1)
+        g.stop()
+        # A clone has its template's layer under its own.
+        c.call("template.create", {"name": "layers", "config": config, "ready": "agent", "timeout_ms": 120000})
+        g = linuxtest.Guest(c, c.call("clone", {"template": "layers"})["clones"][0]["id"])
+        write(g, 1)
+        g = move(g, "clone.thaw")
+        check(g, 1)
+        g.stop()
+        c.call("template.remove", {"name": "layers", "force": True})
+    with open(disk, "rb") as f:
+        assert f.read() == before, "the image has changed"
+
+
 if __name__ == "__main__":
     linuxtest.main(globals(), kernels=(KERNEL,))

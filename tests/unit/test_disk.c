@@ -205,6 +205,37 @@ static void test_layers(void **state)
 	close(base);
 }
 
+/* What a layer and an overlay over it hold, in one file: over the same base it
+ * reads the same, and both machines go on by themselves. */
+static void test_export(void **state)
+{
+	int base = file(SIZE, 1), layer, all = file(0, 0);
+	struct model builder, a, b;
+	struct err e = {0};
+
+	(void)state;
+	model_open(&builder, base, -1, true);
+	run(&builder);
+	assert_int_equal(disk_freeze(&builder.d, &e), 0);
+	layer = builder.fd[DISK_OVERLAY];
+	model_open(&a, base, layer, true);
+	a.seed = 4711;
+	run(&a);
+	assert_int_equal(disk_export(&a.d, all, 0x1234567890abcdef, &e), 0);
+	model_open(&b, base, all, true);
+	assert_memory_equal(b.want, a.want, SIZE);
+	assert_true(b.d.layer_id == 0x1234567890abcdef);
+	assert_int_equal(a.d.layer_id, 0);
+	run(&a);
+	run(&b);
+	image_untouched(&b);
+	model_close(&a);
+	model_close(&b);
+	model_close(&builder);
+	close(all);
+	close(base);
+}
+
 static void refused(const int fd[DISK_NFILES], uint64_t want, const char *text)
 {
 	struct err e = {0};
@@ -228,7 +259,7 @@ static void test_refused(void **state)
 	fd[0] = file(SIZE, 0);
 	refused(fd, SIZE + 512, "the snapshot was made with");
 	fd[1] = file(SIZE + 100, 0); /* as long as a layer, but none */
-	refused(fd, 0, "the template's overlay");
+	refused(fd, 0, "the frozen overlay");
 	close(fd[1]);
 	model_open(&m, fd[0], -1, true);
 	change(&m);
@@ -246,7 +277,7 @@ static void test_refused(void **state)
 	/* of a disk of another size */
 	close(fd[0]);
 	fd[0] = file(SIZE + 4096, 0);
-	refused(fd, 0, "the template's overlay");
+	refused(fd, 0, "the frozen overlay");
 	model_close(&m);
 	close(fd[0]);
 	fd[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -261,6 +292,7 @@ int main(void)
 		cmocka_unit_test(test_raw),
 		cmocka_unit_test(test_overlay),
 		cmocka_unit_test(test_layers),
+		cmocka_unit_test(test_export),
 		cmocka_unit_test(test_refused),
 	};
 
