@@ -23,6 +23,7 @@ STUB_DECL(lcg);
 STUB_DECL(reader);
 STUB_DECL(rounds);
 STUB_DECL(level);
+STUB_DECL(writer);
 extern const uint8_t stub_level_handler[];
 #define STUB(name) stub_##name, (size_t)(stub_##name##_end - stub_##name)
 

@@ -129,3 +129,38 @@ CODE("level",
 	"	movl	$0, (%rdi)\n"
 	"	iretq\n");
 /* clang-format on */
+
+/* Waits for 0x2004, then carries out the list at 0x200000: {address, value,
+ * width}, 8 bytes each, until an address of 0; after each write it reads there.
+ * 0x2000 counts lists. */
+CODE("writer",
+	"1:	cmpl	$0, 0x2004\n"
+	"	je	1b\n"
+	"	movl	$0, 0x2004\n"
+	"	mov	$0x200000, %rsi\n"
+	"2:	mov	(%rsi), %rdi\n"
+	"	mov	8(%rsi), %rax\n"
+	"	mov	16(%rsi), %rcx\n"
+	"	add	$24, %rsi\n"
+	"	test	%rdi, %rdi\n"
+	"	jz	9f\n"
+	"	cmp	$1, %rcx\n"
+	"	jne	3f\n"
+	"	mov	%al, (%rdi)\n"
+	"	mov	(%rdi), %al\n"
+	"	jmp	2b\n"
+	"3:	cmp	$2, %rcx\n"
+	"	jne	4f\n"
+	"	mov	%ax, (%rdi)\n"
+	"	mov	(%rdi), %ax\n"
+	"	jmp	2b\n"
+	"4:	cmp	$8, %rcx\n"
+	"	jne	5f\n"
+	"	mov	%rax, (%rdi)\n"
+	"	mov	(%rdi), %rax\n"
+	"	jmp	2b\n"
+	"5:	mov	%eax, (%rdi)\n"
+	"	mov	(%rdi), %eax\n"
+	"	jmp	2b\n"
+	"9:	incl	0x2000\n"
+	"	jmp	1b\n");
