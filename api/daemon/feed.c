@@ -395,6 +395,7 @@ static void completed(struct daemon *d, struct feed *f)
 	struct ctl_msg stop = {.type = CTL_STOP};
 
 	f->state = FEED_COMPLETE;
+	f->damaged[0] = 0;
 	deadline_clear(&d->deadlines, &f->fill_at);
 	list_for_each(it, &d->machines)
 	{
@@ -429,6 +430,9 @@ void feed_message(struct daemon *d, struct feed *f, struct ctl_packet *p)
 		completed(d, f);
 		break;
 	case PAGER_DAMAGED:
+		/* What did not come may come yet. */
+		if (p->msg.paged.code == -ETIMEDOUT)
+			break;
 		proc_text(p, text, sizeof(text));
 		if (!f->damaged[0])
 			log_warning("%s \"%s\": %s",

@@ -147,6 +147,9 @@ void machine_ended(
 	machine_set_end(m, MACHINE_NENDS_, why->msg);
 	events_machine(d, "machine.ended", m);
 	leave(d, m);
+	/* Its pager may have owed an answer to somebody who forgot it now. */
+	if (m->forgotten)
+		return;
 	m->state = ENTRY_ENDED;
 	m->kept = true;
 	list_add(&d->ended, &m->all);
