@@ -206,6 +206,8 @@ void publish_job(struct pager *p, struct job *j);
 int answer(struct pager *p, struct client *c, uint64_t page) MUST_USE;
 /* Takes w. -EAGAIN of the kernel: it comes round again by the backlog. */
 void waiter_answer(struct pager *p, struct waiter *w);
+/* It comes round once more, with the time that it has left. */
+void waiter_again(struct pager *p, struct waiter *w);
 void waiter_fail(struct pager *p, struct waiter *w, const struct err *e);
 void client_fail(struct pager *p, struct client *c, const struct err *e);
 void client_put_locked(struct client *c);

@@ -164,9 +164,9 @@ static int read_events(struct pager *p, struct client *c, struct uffd_msg *m)
 static void drain(struct pager *p, struct client *c, uint32_t events)
 {
 	struct uffd_msg m[MAX_EVENTS];
-	int n = 0;
+	int n = (events & EPOLLERR) ? -EIO : 0;
 
-	for (int turn = 0; turn < READS_A_TURN; turn++) {
+	for (int turn = 0; n >= 0 && turn < READS_A_TURN; turn++) {
 		n = read_events(p, c, m);
 		for (int i = 0; i < n; i++)
 			one_event(p, c, &m[i]);
@@ -174,8 +174,8 @@ static void drain(struct pager *p, struct client *c, uint32_t events)
 			break;
 	}
 	/* One that cannot be waited for, such as one made blocking by its other
-	 * holder, would keep this thread busy for ever. */
-	if (n < 0 && (n != -EAGAIN || (events & EPOLLERR))) {
+	 * holder, would keep this thread busy for ever, or asleep. */
+	if (n < 0 && n != -EAGAIN) {
 		struct err e = {0};
 
 		(void)epoll_ctl(p->epoll, EPOLL_CTL_DEL, c->fd, NULL);

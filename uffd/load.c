@@ -241,7 +241,7 @@ static void answer_waiters(struct pager *p, struct job *j)
 {
 	struct err bad[JOB_WINDOWS];
 	struct waiter *w, *next;
-	uint64_t first = j->window;
+	uint64_t first = j->window, patience = p->o.stall_ms * 1000000ULL;
 
 	memcpy(bad, j->bad, sizeof(bad));
 	(void)pthread_mutex_lock(&p->lock);
@@ -253,7 +253,10 @@ static void answer_waiters(struct pager *p, struct job *j)
 		const struct err *e = &bad[w->page / PSRC_PAGES - first];
 
 		next = w->next;
-		if (e->code)
+		/* Who joined a load that was under way has time left. */
+		if (e->code == -ETIMEDOUT && now_ns() - w->since < patience)
+			waiter_again(p, w);
+		else if (e->code)
 			waiter_fail(p, w, e);
 		else
 			waiter_answer(p, w);

@@ -321,18 +321,22 @@ static void waiter_done(struct pager *p, struct waiter *w)
 	waiter_free(p, w);
 }
 
-void waiter_answer(struct pager *p, struct waiter *w)
+void waiter_again(struct pager *p, struct waiter *w)
 {
-	if (answer(p, w->c, w->page) != -EAGAIN) {
-		waiter_done(p, w);
-		return;
-	}
 	(void)pthread_mutex_lock(&p->lock);
 	w->next = NULL;
 	*p->backlog_tail = w;
 	p->backlog_tail = &w->next;
 	(void)pthread_mutex_unlock(&p->lock);
 	kick_fault(p);
+}
+
+void waiter_answer(struct pager *p, struct waiter *w)
+{
+	if (answer(p, w->c, w->page) == -EAGAIN)
+		waiter_again(p, w);
+	else
+		waiter_done(p, w);
 }
 
 /* Only its own page: others of the window may not be there yet. */

@@ -23,13 +23,13 @@ static struct job *pop_locked(struct pager *p, enum lane lane)
 }
 
 /* Jobs that no fault waits for. Those that have yet to be read may take long:
- * they leave a worker to the faults. */
+ * they leave half of the workers to the faults. */
 static struct job *pop_patient_locked(
 	struct pager *p, enum lane lane, bool *reads)
 {
 	struct job *j = p->queue[lane];
 
-	if (!j || (!j->nread && p->nreading + 1 >= p->nfast))
+	if (!j || (!j->nread && p->nreading >= p->nfast / 2))
 		return NULL;
 	*reads = !j->nread;
 	p->nreading += *reads;
