@@ -161,8 +161,8 @@ const char *remote_check_hello(const struct remote_hello *h)
 		return "it is no thaw pager";
 	if (h->version != REMOTE_VERSION)
 		return "it speaks another version of the protocol";
-	if (h->max_read < PSRC_MAX_STORED)
-		return "it does not send a whole chunk";
+	if (h->max_read < REMOTE_MAX_READ)
+		return "it does not send as much at once as is asked for";
 	return NULL;
 }
 

@@ -75,7 +75,11 @@ static int dial(const struct remote_name *n, uint64_t until, char text[200])
 	if (count <= 0)
 		(void)snprintf(text, 200, "%.150s: no such host", n->host);
 	for (int i = 0; i < count; i++) {
-		r = connect_one(&a[i], until);
+		/* Each gets its share: the first may be a black hole. */
+		uint64_t now = now_ns();
+		uint64_t left = until > now ? until - now : 0;
+
+		r = connect_one(&a[i], now + left / (unsigned)(count - i));
 		if (r >= 0)
 			return r;
 		(void)snprintf(text, 200, "%.150s", strerror(-r));

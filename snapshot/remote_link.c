@@ -265,6 +265,11 @@ static int try_once(struct remote_link *l, struct question *k, uint64_t until,
 	int r;
 
 	*stale = t.fd >= 0;
+	/* One that was idle may be dead without our knowing: a new one is to
+	 * have time, too. */
+	if (*stale)
+		t.until = min_u64(
+			until, now_ns() + l->timeout_ms * 1000000ULL / 4);
 	if (t.fd < 0)
 		t.fd = connect_new(l, until, e);
 	if (t.fd < 0)
@@ -302,7 +307,8 @@ static int ask(struct remote_link *l, struct question *k, struct err *e)
 		if (!r)
 			return 0;
 		/* An answer, or no more time. */
-		if (r == -ENOENT || r == -ECANCELED || r == -ETIMEDOUT ||
+		if (r == -ENOENT || r == -ECANCELED ||
+			(r == -ETIMEDOUT && (!stale || now_ns() >= until)) ||
 			(r == -EPROTO && ++nonsense == MAX_NONSENSE))
 			break;
 		if (stale) {

@@ -86,7 +86,8 @@ static struct snap_leaf *read_leaf(
 
 /* What this file has of the pages that are not found yet. */
 static int add_piece(struct source *s, unsigned level,
-	const struct snap_chunk *c, struct psrc_window *out, uint16_t *found)
+	const struct snap_chunk *c, struct psrc_window *out, uint16_t *found,
+	struct err *e)
 {
 	uint16_t want = (uint16_t)(c->present & ~*found);
 
@@ -94,7 +95,7 @@ static int add_piece(struct source *s, unsigned level,
 	*found |= c->present | c->zero;
 	if (!want)
 		return 0;
-	if (level + c->file >= s->n)
+	if (!snap_chunk_file(s->level[level].snap, c, e))
 		return -EBADMSG;
 	out->piece[out->n++] = (struct psrc_piece){
 		.file = (int32_t)(level + c->file),
@@ -130,10 +131,8 @@ static int source_map(struct psrc *src, uint64_t w, bool may_block,
 			leaf = read_leaf(s, l, root, e);
 		if (!leaf)
 			return e && e->code ? e->code : -EIO;
-		if (add_piece(s, i, &leaf->chunk[chunk], out, &found))
-			return err_set(e, -EBADMSG,
-				"a chunk lies in a file that the chain does "
-				"not have");
+		if (add_piece(s, i, &leaf->chunk[chunk], out, &found, e))
+			return -EBADMSG;
 	}
 	/* Of what no file has: zeros. */
 	out->zero |= (uint16_t)~found;

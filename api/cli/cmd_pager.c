@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -214,6 +215,7 @@ static int run_pager(struct cli *c, void *values)
 	const struct pager_values *v = values;
 	struct server *s;
 	struct remote_name at;
+	struct rlimit lim;
 	struct err e = {0};
 	int rc;
 
@@ -224,6 +226,11 @@ static int run_pager(struct cli *c, void *values)
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return cli_fail(c, EXIT_FAILED, "no memory");
+	/* A descriptor for each file, and one for each connection. */
+	if (!getrlimit(RLIMIT_NOFILE, &lim)) {
+		lim.rlim_cur = lim.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &lim);
+	}
 	s->c = c;
 	s->sock = s->sig = s->stop = -1;
 	rc = serve_files_open(&s->files, c->arg[0], &e)
