@@ -136,6 +136,32 @@ static int create(struct daemon *d, struct request *r, struct args *a,
 	return 0;
 }
 
+static int check_source(const struct args *a, bool snapshot, struct err *e)
+{
+	if (snapshot && a->config)
+		return err_set(
+			e, -EINVAL, "config and snapshot: give one of them");
+	if (!snapshot &&
+		(a->disks || a->overlays || a->taps || a->macs || a->ips))
+		return err_set(e, -EINVAL,
+			"disks, overlays, taps, macs and ips: are for a "
+			"snapshot; a configuration has devices");
+	if (!snapshot && a->lazy)
+		return err_set(e, -EINVAL, "lazy: only with snapshot");
+	return 0;
+}
+
+static void close_files(struct start *s, struct listener *l)
+{
+	const int fd[] = {s->file, s->initrd, s->set, s->handler, s->listener};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fd); i++)
+		if (fd[i] >= 0)
+			(void)close(fd[i]);
+	if (l)
+		listener_close(l);
+}
+
 int machine_create_method(
 	struct daemon *d, struct request *r, struct args *a, struct err *e)
 {
@@ -159,15 +185,9 @@ int machine_create_method(
 		.timeout_ms = a->timeout_ms};
 	int rc;
 
-	if (snapshot && a->config)
-		return err_set(
-			e, -EINVAL, "config and snapshot: give one of them");
-	if (!snapshot &&
-		(a->disks || a->overlays || a->taps || a->macs || a->ips))
-		return err_set(e, -EINVAL,
-			"disks, overlays, taps, macs and ips: are for a "
-			"snapshot; a configuration has devices");
-	rc = config_parse(a->config, &cfg, e);
+	rc = check_source(a, snapshot, e);
+	if (!rc)
+		rc = config_parse(a->config, &cfg, e);
 	if (!rc)
 		rc = ready_parse(a->ready, &s.ready, e);
 	if (rc)
@@ -194,8 +214,6 @@ int machine_create_method(
 	}
 	if (!rc)
 		rc = feed_opts_parse(a, &paging, e);
-	if (!rc && a->lazy && !snapshot)
-		rc = err_set(e, -EINVAL, "lazy: only with snapshot");
 	if (!rc)
 		rc = open_files(r, a, &cfg, &s, &l, e);
 	s.paging = &paging;
@@ -206,18 +224,7 @@ int machine_create_method(
 	if (!rc)
 		rc = create(d, r, a, &s, &l, e);
 	devfiles_close(&files);
-	if (s.file >= 0)
-		(void)close(s.file);
-	if (s.initrd >= 0)
-		(void)close(s.initrd);
-	if (s.set >= 0)
-		(void)close(s.set);
-	if (s.handler >= 0)
-		(void)close(s.handler);
-	if (s.listener >= 0)
-		(void)close(s.listener);
-	if (l)
-		listener_close(l);
+	close_files(&s, l);
 	return rc;
 }
 

@@ -46,7 +46,7 @@ static int verify(struct question *q, msgpack_packer *p, struct err *e)
 static int inspect(struct question *q, msgpack_packer *p, struct err *e)
 {
 	struct snap_inspect_opts o = {
-		.section = q->section[0] ? q->section : NULL,
+		.section = q->section && q->section[0] ? q->section : NULL,
 		.map = q->p->msg.look.map != 0,
 		.ws_fd = ctl_fd(q->p, CTL_FD_SET, 0)};
 	AUTO_FREE struct arch_compat *host = NULL;
