@@ -208,6 +208,19 @@ class Daemon:
         with open(os.path.join(self.dir, "log"), errors="replace") as f:
             return f.read()
 
+    def told(self):
+        """What it and its machines said last, for the report of a failure."""
+        text = "thawd's log:\n" + self.log_text()[-4000:]
+        try:
+            with self.client(timeout=10) as c:
+                for m in c.call("machine.list")["machines"]:
+                    data = c.call("machine.logs", {"id": m["id"]})["data"]
+                    said = data if isinstance(data, str) else data.decode("utf8", "replace")
+                    text += "\nmachine %s, %s, said last:\n%s" % (m["id"], m["state"], said[-3000:])
+        except Exception as e:
+            text += "\nand no more: %r" % e
+        return text
+
     def fds(self):
         return len(os.listdir("/proc/%d/fd" % self.proc.pid))
 
@@ -313,7 +326,7 @@ def main(names, options=(), needs_kvm=True):
                 failed += 1
                 text = traceback.format_exc()
                 if daemon:
-                    text += "thawd's log:\n" + daemon.log_text()[-4000:]
+                    text += daemon.told()
                 print("".join("# %s\n" % line for line in text.splitlines()), end="")
             print("%s %d - %s (%.1f s)%s" % (ok, i, name, time.monotonic() - start, note), flush=True)
             if ok != "ok" and daemon:

@@ -130,6 +130,7 @@ CODE("level",
 	"	iretq\n");
 /* clang-format on */
 
+/* clang-format off */
 /* Waits for 0x2004, then carries out the list at 0x200000: {address, value,
  * width}, 8 bytes each, until an address of 0; after each write it reads there.
  * 0x2000 counts lists. */
@@ -164,3 +165,4 @@ CODE("writer",
 	"	jmp	2b\n"
 	"9:	incl	0x2000\n"
 	"	jmp	1b\n");
+/* clang-format on */

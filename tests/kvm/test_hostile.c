@@ -211,10 +211,9 @@ static void *race(void *arg)
 		x ^= x >> 7;
 		x ^= x << 17;
 		/* flags, index and entries at the start of each page, mostly */
-		at = (uint16_t *)(h->s.m.mem.map + RINGS +
-				  (x >> 8) % 8 * 0x1000 +
-				  (x % 4 ? (x >> 16) % 16 : (x >> 16) % 0x800) *
-					  2);
+		at = (uint16_t *)(void *)(h->s.m.mem.map + RINGS +
+					  (x >> 8) % 8 * 0x1000);
+		at += x % 4 ? (x >> 16) % 16 : (x >> 16) % 0x800;
 		__atomic_store_n(at, (uint16_t)(x >> 40), __ATOMIC_RELAXED);
 		if (x % 64 == 0)
 			(void)usleep(50);
@@ -327,6 +326,7 @@ static void assert_works(struct hostile *h, unsigned slot)
 	static const uint8_t zero[64];
 	uint64_t until = now_ns() + 20000000000ULL;
 	uint8_t *mem = h->s.m.mem.map + RINGS;
+	const uint16_t *used;
 
 	memset(mem, 0, 0x10000);
 	memcpy(mem, &d, sizeof(d));
@@ -348,7 +348,8 @@ static void assert_works(struct hostile *h, unsigned slot)
 	reg(h, slot, REG_STATUS, OK);
 	reg(h, slot, REG_NOTIFY, 0);
 	go(h);
-	while (!__atomic_load_n((uint16_t *)(mem + 0x2002), __ATOMIC_ACQUIRE)) {
+	used = (const uint16_t *)(const void *)(mem + 0x2002);
+	while (!__atomic_load_n(used, __ATOMIC_ACQUIRE)) {
 		assert_true(now_ns() < until);
 		stub_poll(&h->s, 1);
 	}

@@ -110,6 +110,9 @@ def test_traffic_restore_and_clones(_):
     n = Net()
     try:
         traffic(n, n.d)
+    except Exception:
+        print("# " + n.d.told().replace("\n", "\n# "))
+        raise
     finally:
         n.close()
 
