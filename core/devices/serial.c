@@ -73,6 +73,10 @@ enum {
 
 #define RX_MAX 1024
 
+/* What a driver believes the FIFO to be. It clears it several times before it
+ * reads: each time so much of what waits is lost, not RX_MAX. */
+#define FIFO_SIZE 16
+
 struct serial_state {
 	uint32_t rx_len;
 	uint8_t rx[RX_MAX];
@@ -203,13 +207,15 @@ static uint8_t rx_get(struct serial_state *s)
 	return v;
 }
 
-static void refill(struct serial *u)
+/* From what waits, at most max bytes; while the port is a loop, its line is cut
+ * off. */
+static void refill(struct serial *u, size_t max)
 {
 	size_t n;
 
-	if (u->s.rx_len || !u->queue_len)
+	if (u->s.rx_len || !u->queue_len || u->s.mcr & MCR_LOOP)
 		return;
-	n = rx_put(&u->s, u->queue + u->queue_at, u->queue_len);
+	n = rx_put(&u->s, u->queue + u->queue_at, min_u64(u->queue_len, max));
 	u->queue_at += n;
 	u->queue_len -= n;
 }
@@ -256,7 +262,7 @@ static uint8_t reg_read(struct serial *u, unsigned reg)
 		if (s->lcr & LCR_DLAB)
 			return s->dll;
 		v = rx_get(s);
-		refill(u);
+		refill(u, RX_MAX);
 		return v;
 	case REG_IER:
 		return s->lcr & LCR_DLAB ? s->dlm : s->ier;
@@ -319,6 +325,8 @@ static void reg_write(struct serial *u, unsigned reg, uint8_t v)
 		break;
 	case REG_IIR:
 		fcr_write(s, v);
+		update_line(u); /* falls: more input is an edge again */
+		refill(u, FIFO_SIZE);
 		break;
 	case REG_LCR:
 		s->lcr = v;
@@ -326,6 +334,7 @@ static void reg_write(struct serial *u, unsigned reg, uint8_t v)
 	case REG_MCR:
 		s->mcr = v & MCR_MASK;
 		update_modem(s);
+		refill(u, RX_MAX);
 		break;
 	case REG_SCR:
 		s->scr = v;
@@ -465,9 +474,10 @@ size_t serial_queue_input(struct machine *m, const void *data, size_t len)
 	if (!u)
 		return 0;
 	pthread_mutex_lock(&u->lock);
-	if (!u->queue_len)
+	if (!u->queue_len && !(u->s.mcr & MCR_LOOP))
 		n = rx_put(&u->s, data, len);
 	n += queue_put(u, (const uint8_t *)data + n, len - n);
+	refill(u, RX_MAX);
 	update_line(u);
 	pthread_mutex_unlock(&u->lock);
 	return n;

@@ -233,6 +233,61 @@ static void test_long_input(void **state)
 	assert_int_equal(n, all);
 }
 
+/* Input that is older than the driver, which clears the FIFO and switches its
+ * mode before it reads: the last byte must arrive. */
+static void test_input_before_driver(void **state)
+{
+	struct fixture *f = *state;
+	char block[3000];
+	unsigned n = 0;
+	int last = 0;
+
+	memset(block, 'x', sizeof(block));
+	block[sizeof(block) - 1] = '!';
+	assert_int_equal(
+		serial_queue_input(&f->m, block, sizeof(block)), sizeof(block));
+	out(f, IIR, 0x01);
+	out(f, IIR, 0x07);
+	out(f, IIR, 0);
+	(void)in(f, DATA);
+	/* The driver looks for a loop meanwhile: nothing but its own. */
+	out(f, MCR, 0x10);
+	out(f, IIR, 0x07);
+	assert_int_equal(in(f, LSR) & 1, 0);
+	out(f, DATA, 'l');
+	assert_int_equal(in(f, DATA), 'l');
+	assert_int_equal(in(f, LSR) & 1, 0);
+	out(f, IIR, 0);
+	out(f, MCR, 0x0b);
+	out(f, IER, 0x05);
+	(void)raised();
+	out(f, IIR, 0x81);
+	assert_true(raised());
+	for (; in(f, LSR) & 1; n++)
+		last = in(f, DATA);
+	assert_in_range(n, 500, 3000);
+	assert_int_equal(last, '!');
+}
+
+/* A FIFO that was cleared, with more waiting: what comes next finds its way. */
+static void test_input_after_clear(void **state)
+{
+	struct fixture *f = *state;
+	char block[2000] = "";
+	unsigned n = 0;
+
+	out(f, IIR, 0x01);
+	serial_queue_input(&f->m, block, sizeof(block));
+	out(f, MCR, 0x10);
+	out(f, IIR, 0x03);
+	assert_int_equal(serial_queue_input(&f->m, "new", 3), 3);
+	assert_int_equal(in(f, LSR) & 1, 0);
+	out(f, MCR, 0);
+	for (; in(f, LSR) & 1; n++)
+		(void)in(f, DATA);
+	assert_int_equal(n, sizeof(block) - 1024 + 3);
+}
+
 static void test_input_is_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -353,6 +408,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_receive, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_long_input, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_input_before_driver, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_input_after_clear, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_input_is_bounded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loopback, setup, teardown),
