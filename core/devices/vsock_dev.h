@@ -15,8 +15,8 @@
  *
  * Threads. All loop thread. Only ring operations and saved state are shared
  * with vCPU threads (register accesses): under vd.lock. A reset by the driver
- * happens on a vCPU thread: it sets was_reset, and no ring is touched until the
- * loop thread has dropped the streams.
+ * happens on a vCPU thread: it sets was_reset, and from then on neither rings
+ * nor buffers are touched until the loop thread has dropped the streams.
  */
 #ifndef THAW_CORE_DEVICES_VSOCK_DEV_H
 #define THAW_CORE_DEVICES_VSOCK_DEV_H
@@ -211,6 +211,11 @@ void vsock_end(struct vsock *v);
 void vsock_drop_lost(struct vsock *v);
 /* Both directions, all queues. */
 void vsock_full_pass(struct vsock *v);
+
+/* From a packet of the guest: n bytes, or 0 when the driver has reset the
+ * device meanwhile. */
+size_t vsock_tx_read(struct vsock *v, const struct virtq_chain *c, size_t off,
+	void *p, size_t n);
 
 /* ---- vsock_stream.c ---- */
 /* NULL when the table is full or memory is. */

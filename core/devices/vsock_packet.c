@@ -132,7 +132,9 @@ static void on_data(struct vsock_stream *s, const struct vsock_hdr *h,
 	while (off < end && s->state == VS_OPEN) {
 		size_t n = min_u64(room, end - off);
 
-		n = virtq_chain_read(c, off, p, n);
+		n = vsock_tx_read(s->v, c, off, p, n);
+		if (!n)
+			return; /* and the stream ends with its driver */
 		hand_on(s, p, (uint32_t)n);
 		off += n;
 	}

@@ -10,90 +10,88 @@
 
 #define EVENT_TRANSPORT_RESET 0u /* 5.10.6.7 */
 
-/* ---- rings: each operation under the lock, none after a reset ---- */
-
-static int ring_pop(struct vsock *v, uint32_t q, struct virtq_chain *c)
-{
-	int r = 0;
-
-	pthread_mutex_lock(&v->vd.lock);
-	if (!v->was_reset && !v->quiet) {
-		r = virtq_pop(&v->vd, q, c);
-		if (r < 0)
-			virtio_broken(&v->vd, "malformed ring");
-	}
-	pthread_mutex_unlock(&v->vd.lock);
-	if (r < 0)
-		v->must_drop = true;
-	return r > 0;
-}
-
-static void ring_unpop(struct vsock *v, uint32_t q)
-{
-	pthread_mutex_lock(&v->vd.lock);
-	if (!v->was_reset)
-		virtq_unpop(&v->vd, q);
-	pthread_mutex_unlock(&v->vd.lock);
-}
+/*
+ * ---- rings: all with the lock held, none after a reset ----
+ *
+ * What is written into a chain, is so in the same hold of the lock in which it
+ * was taken: when the driver's reset returns, the buffers are its own again.
+ * Nothing waits meanwhile, sockets do not block.
+ */
 
 static void broken(struct vsock *v, const char *why)
 {
-	pthread_mutex_lock(&v->vd.lock);
 	if (!v->was_reset)
 		virtio_broken(&v->vd, why);
-	pthread_mutex_unlock(&v->vd.lock);
 	v->must_drop = true;
+}
+
+static bool ring_pop(struct vsock *v, uint32_t q, struct virtq_chain *c)
+{
+	int r = 0;
+
+	if (!v->was_reset && !v->quiet)
+		r = virtq_pop(&v->vd, q, c);
+	if (r < 0)
+		broken(v, "malformed ring");
+	return r > 0;
 }
 
 static void ring_push(struct vsock *v, uint32_t q, uint16_t head, uint32_t len)
 {
-	int r = 0;
-
-	pthread_mutex_lock(&v->vd.lock);
-	if (!v->was_reset)
-		r = virtq_push(&v->vd, q, head, len);
-	pthread_mutex_unlock(&v->vd.lock);
 	v->used |= 1u << q;
-	if (r)
+	if (!v->was_reset && virtq_push(&v->vd, q, head, len))
 		broken(v, "used ring outside guest memory");
 }
 
 /* ---- guest to host ---- */
 
-static void tx_packet(struct vsock *v, const struct virtq_chain *c)
+static bool tx_pop(struct vsock *v, struct virtq_chain *c, struct vsock_hdr *h)
 {
-	struct vsock_hdr h;
+	bool ok;
 
-	if (virtq_chain_read(c, 0, &h, sizeof(h)) < sizeof(h) ||
-		h.len > c->read_len - sizeof(h)) {
+	pthread_mutex_lock(&v->vd.lock);
+	ok = ring_pop(v, VSOCK_Q_TX, c);
+	if (ok && (virtq_chain_read(c, 0, h, sizeof(*h)) < sizeof(*h) ||
+			  h->len > c->read_len - sizeof(*h))) {
 		broken(v, "packet shorter than its header says");
-		return;
+		ok = false;
 	}
-	vsock_stream_packet(v, &h, c);
+	pthread_mutex_unlock(&v->vd.lock);
+	return ok;
+}
+
+static void tx_push(struct vsock *v, uint16_t head)
+{
+	pthread_mutex_lock(&v->vd.lock);
+	ring_push(v, VSOCK_Q_TX, head, 0);
+	pthread_mutex_unlock(&v->vd.lock);
+}
+
+size_t vsock_tx_read(struct vsock *v, const struct virtq_chain *c, size_t off,
+	void *p, size_t n)
+{
+	pthread_mutex_lock(&v->vd.lock);
+	n = v->was_reset ? 0 : virtq_chain_read(c, off, p, n);
+	pthread_mutex_unlock(&v->vd.lock);
+	return n;
 }
 
 static void drain_tx(struct vsock *v)
 {
 	struct virtq_chain c;
+	struct vsock_hdr h;
 
 	for (unsigned n = 0; n < PASS_BUDGET; n++) {
 		v->tx_blocked = vsock_reply_full(v);
-		if (v->tx_blocked || !ring_pop(v, VSOCK_Q_TX, &c))
+		if (v->tx_blocked || !tx_pop(v, &c, &h))
 			return;
-		tx_packet(v, &c);
-		ring_push(v, VSOCK_Q_TX, c.head, 0);
+		vsock_stream_packet(v, &h, &c);
+		tx_push(v, c.head);
 	}
 	virtio_rerun(&v->vd, VSOCK_Q_TX);
 }
 
 /* ---- host to guest ---- */
-
-static void reset_told(struct vsock *v)
-{
-	pthread_mutex_lock(&v->vd.lock);
-	v->s.reset_owed = 0;
-	pthread_mutex_unlock(&v->vd.lock);
-}
 
 /* The built-in guest looks at events first, in one thread: no need to wait for
  * another round. */
@@ -101,27 +99,20 @@ static void await_ack(struct vsock *v)
 {
 	if (v->vd.dev.m->cfg.builtin)
 		return;
-	pthread_mutex_lock(&v->vd.lock);
 	v->ack_after = virtq_watch_avail(&v->vd, VSOCK_Q_EVENT);
 	v->ack_awaited = true;
-	pthread_mutex_unlock(&v->vd.lock);
 }
 
-/* Is the guest told of a restore? Nothing else reaches it before. */
-static bool event_sent(struct vsock *v)
+static bool send_event(struct vsock *v)
 {
 	const uint32_t event = EVENT_TRANSPORT_RESET;
 	struct virtq_chain c;
-	bool owed, listens;
 
-	pthread_mutex_lock(&v->vd.lock);
-	owed = v->s.reset_owed;
-	listens = v->s.virtio.vq[VSOCK_Q_EVENT].ready;
-	pthread_mutex_unlock(&v->vd.lock);
-	if (!owed)
+	if (!v->s.reset_owed)
 		return true;
-	if (!listens) {
-		reset_told(v); /* a driver without that queue: nobody to tell */
+	if (!v->s.virtio.vq[VSOCK_Q_EVENT].ready) {
+		/* A driver without that queue: nobody to tell. */
+		v->s.reset_owed = 0;
 		return true;
 	}
 	if (!ring_pop(v, VSOCK_Q_EVENT, &c))
@@ -132,8 +123,19 @@ static bool event_sent(struct vsock *v)
 	}
 	await_ack(v);
 	ring_push(v, VSOCK_Q_EVENT, c.head, sizeof(event));
-	reset_told(v);
+	v->s.reset_owed = 0;
 	return true;
+}
+
+/* Is the guest told of a restore? Nothing else reaches it before. */
+static bool event_sent(struct vsock *v)
+{
+	bool sent;
+
+	pthread_mutex_lock(&v->vd.lock);
+	sent = send_event(v);
+	pthread_mutex_unlock(&v->vd.lock);
+	return sent;
 }
 
 /* Has the guest dealt with the event? Linux's driver handles events and packets
@@ -187,28 +189,37 @@ static uint32_t next_packet(struct vsock *v, struct virtq_chain *c)
 	return 0;
 }
 
-static void fill_rx(struct vsock *v)
+/* One packet into one chain; false: no packet, or no chain. */
+static bool fill_one(struct vsock *v)
 {
 	struct virtq_chain c;
+	uint32_t len;
 
-	for (unsigned n = 0; n < PASS_BUDGET; n++) {
-		uint32_t len;
-
-		if ((!v->nreplies && !v->send_head) ||
-			!ring_pop(v, VSOCK_Q_RX, &c))
-			return;
-		if (c.write_len <= sizeof(struct vsock_hdr)) {
-			broken(v, "receive buffer too small");
-			return;
-		}
-		len = next_packet(v, &c);
-		if (!len) {
-			ring_unpop(v, VSOCK_Q_RX);
-			return;
-		}
-		ring_push(v, VSOCK_Q_RX, c.head, len);
+	if ((!v->nreplies && !v->send_head) || !ring_pop(v, VSOCK_Q_RX, &c))
+		return false;
+	if (c.write_len <= sizeof(struct vsock_hdr)) {
+		broken(v, "receive buffer too small");
+		return false;
 	}
-	virtio_rerun(&v->vd, VSOCK_Q_RX);
+	len = next_packet(v, &c);
+	if (len)
+		ring_push(v, VSOCK_Q_RX, c.head, len);
+	else
+		virtq_unpop(&v->vd, VSOCK_Q_RX);
+	return len;
+}
+
+static void fill_rx(struct vsock *v)
+{
+	bool more = true;
+
+	for (unsigned n = 0; more && n < PASS_BUDGET; n++) {
+		pthread_mutex_lock(&v->vd.lock);
+		more = fill_one(v);
+		pthread_mutex_unlock(&v->vd.lock);
+	}
+	if (more)
+		virtio_rerun(&v->vd, VSOCK_Q_RX);
 }
 
 /* ---- passes ---- */

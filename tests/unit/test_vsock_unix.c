@@ -6,6 +6,9 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #define GPORT CLIENT_GUEST_PORT
 
@@ -25,6 +28,73 @@ static int teardown(void **state)
 	(void)state;
 	fg_fini(&g);
 	return 0;
+}
+
+/* ---- resets during a pass ---- */
+
+/* In place of the C library's: reads into guest memory happen while no vCPU can
+ * reset the device. */
+static unsigned nlocked, nreads;
+
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name) */
+ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+	nreads++;
+	if (pthread_mutex_trylock(&g.v->vd.lock))
+		nlocked++;
+	else
+		pthread_mutex_unlock(&g.v->vd.lock);
+	return (ssize_t)syscall(SYS_readv, fd, iov, n);
+}
+
+static void no_reset_while_a_buffer_is_filled(void **state)
+{
+	struct fg_packet p;
+	uint32_t port;
+	int fd = client_open(&g, &port);
+
+	(void)state;
+	nreads = nlocked = 0;
+	client_say(&g, fd, "question");
+	fg_expect(&g, &p, VSOCK_OP_RW);
+	assert_true(nreads > 0);
+	assert_int_equal(nlocked, nreads);
+	(void)close(fd);
+}
+
+static size_t nheard;
+
+static void reset_at_data(void *arg, const void *p, size_t n)
+{
+	(void)arg, (void)p;
+	nheard += n;
+	fg_set(&g, FG_R_STATUS, 0);
+}
+
+static void ended(void *arg, int err)
+{
+	*(int *)arg = err;
+}
+
+/* The driver resets the device while it reads a packet: its buffer is not
+ * looked at again. */
+static void reset_while_a_packet_is_read(void **state)
+{
+	static const struct vsock_stream_ops ops = {
+		.data = reset_at_data, .closed = ended};
+	static const char big[64 * 1024 - 100];
+	struct fg_packet p;
+	int err = 0;
+
+	(void)state;
+	nheard = 0;
+	assert_non_null(vsock_connect(g.v, GPORT, &ops, &err));
+	fg_expect(&g, &p, VSOCK_OP_REQUEST);
+	fg_send(&g, VSOCK_OP_RESPONSE, GPORT, p.h.src_port, 0, NULL, 0);
+	fg_send(&g, VSOCK_OP_RW, GPORT, p.h.src_port, 0, big, sizeof(big));
+	assert_in_range(nheard, 1, sizeof(big) / 2);
+	fg_run(&g);
+	assert_int_equal(err, -ECONNRESET);
 }
 
 /* ---- well-behaved ---- */
@@ -433,6 +503,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		T(no_reset_while_a_buffer_is_filled),
+		T(reset_while_a_packet_is_read),
 		T(connect_and_talk),
 		T(data_behind_the_line),
 		T(line_byte_by_byte),
