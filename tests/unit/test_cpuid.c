@@ -79,7 +79,7 @@ static void test_filter(void **state)
 /* Made-up processors of both makers, with what their guests look at. */
 static const struct kvm_cpuid_entry2 intel[] = {
 	{.function = 0, .eax = 0x1f, .ebx = 0x756e6547},
-	{.function = 1, .ecx = 1 << 15, .edx = 1},
+	{.function = 1, .ecx = 1 << 15 | 1 << 5, .edx = 1},
 	/* 32 KiB L1, 1 MiB L2, 32 MiB L3 shared by many */
 	{.function = 4, .flags = 1, .eax = 0x1c004121, .ebx = 0x1c0003f},
 	{.function = 4, .index = 2, .flags = 1, .eax = 0x1c004143, .ebx = 1},
@@ -99,12 +99,15 @@ static const struct kvm_cpuid_entry2 amd[] = {
 	{.function = 1, .edx = 1},
 	{.function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b},
 	{.function = 0x80000000, .eax = 0x80000022},
-	{.function = 0x80000001, .ecx = 1 << 22 | 1 << 23 | 1, .edx = 1},
+	{.function = 0x80000001,
+		.ecx = 1 << 22 | 1 << 23 | 1 << 2 | 1,
+		.edx = 1},
 	/* 32 KiB 8-way L1 data, 64 KiB 4-way instructions, 64-byte lines */
 	{.function = 0x80000005, .ecx = 0x20080140, .edx = 0x40040140},
 	/* 512 KiB 8-way L2, 32 MiB 16-way L3 */
 	{.function = 0x80000006, .ecx = 0x2006140, .edx = 0x1008140},
 	{.function = 0x80000008, .eax = 0x3030, .ecx = 0x703f},
+	{.function = 0x8000000a, .eax = 1, .ebx = 0x8000, .edx = 0x1d},
 	{.function = 0x8000001e, .eax = 5, .ebx = 0x105},
 	{.function = 0x80000022, .eax = 1},
 };
@@ -120,6 +123,8 @@ static void test_intel(void **state)
 	/* no performance counters, whatever asks for them */
 	assert_false(get(out, n, 1, 0).ecx & 1 << 15);
 	assert_false(has(out, n, 0xa));
+	/* nor guests of its own */
+	assert_false(get(out, n, 1, 0).ecx & 1 << 5);
 	/* 6 cores: L1 for each alone, L3 for all 8 places of the package */
 	assert_int_equal(get(out, n, 4, 0).eax, 5u << 26 | 0x121);
 	assert_int_equal(get(out, n, 4, 3).eax, 5u << 26 | 7 << 14 | 0x163);
@@ -154,7 +159,9 @@ static void test_amd(void **state)
 	struct kvm_cpuid_entry2 e;
 
 	(void)state;
+	/* no guests of its own */
 	assert_int_equal(get(out, n, 0x80000001, 0).ecx, 1 << 22 | 3);
+	assert_false(has(out, n, 0x8000000a));
 	assert_int_equal(get(out, n, 0x80000008, 0).ecx, 2 << 12 | 2);
 	e = get(out, n, 0x8000001e, 0);
 	assert_int_equal(e.eax, 2);
@@ -212,7 +219,8 @@ static void test_missing(void **state)
 {
 	struct kvm_cpuid_entry2 out[VCPU_MAX_CPUID];
 	int n = filter(host, ARRAY_SIZE(host), 0, 4, out);
-	struct cpuid_lack lack[2];
+	struct kvm_cpuid_entry2 old[ARRAY_SIZE(host)];
+	struct cpuid_lack lack[2], more[2];
 	char name[CPUID_NAME_MAX];
 
 	(void)state;
@@ -230,6 +238,18 @@ static void test_missing(void **state)
 	assert_int_equal(lack[0].function, 7);
 	assert_int_equal(lack[0].bits, 1 << 16);
 	assert_string_equal(cpuid_name(&lack[0], 16, name), "avx512f");
+	/* a guest that was shown virtualisation before it was left out */
+	for (int i = 0; i < n; i++) {
+		if (out[i].function == 7)
+			out[i].ebx = 0;
+		if (out[i].function == 1)
+			out[i].ecx |= 1 << 5;
+	}
+	memcpy(old, host, sizeof(host));
+	old[1].ecx |= 1 << 5;
+	assert_int_equal(
+		cpuid_missing(out, (uint32_t)n, old, ARRAY_SIZE(host), more, 2),
+		0);
 	lack[0].reg = 2;
 	assert_string_equal(
 		cpuid_name(&lack[0], 31, name), "CPUID.7.0:ECX bit 31");

@@ -13,6 +13,12 @@
 #define ECX_HYPERVISOR   (1u << 31)
 #define ECX_X2APIC       (1u << 21)
 #define EDX_HTT          (1u << 28)
+/* Virtualisation in the guest: KVM lists both where it can nest. What it keeps
+ * for a guest that has guests of its own (KVM_GET_NESTED_STATE) is not in the
+ * saved state: a machine would not survive its snapshot. So it is not offered.
+ * Snapshots made when it was are restored with the CPUID they have. */
+#define ECX_VMX     (1u << 5)
+#define ECX_AMD_SVM (1u << 2)
 /* Follow the guest's CR4. */
 #define ECX_OSXSAVE (1u << 27)
 #define ECX7_OSPKE  (1u << 4)
@@ -71,6 +77,7 @@ static bool wanted(const struct kvm_cpuid_entry2 *e)
 	case 0x8000001d:
 	case 0x8000001e:
 	case 0x80000026:
+	case 0x8000000a: /* what SVM can do: ECX_AMD_SVM */
 		return false;
 	default:
 		return !empty(e);
@@ -87,7 +94,7 @@ static void fit(struct kvm_cpuid_entry2 *e, const struct cpuid_shape *s,
 		/* EBX: APIC id, logical processors, CLFLUSH as it was. */
 		e->ebx = (e->ebx & 0xffff) | s->id << 24 | ncpus << 16;
 		e->ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR | ECX_X2APIC;
-		e->ecx &= ~ECX_PDCM;
+		e->ecx &= ~(ECX_PDCM | ECX_VMX);
 		e->edx &= ~EDX_HTT;
 		if (ncpus > 1)
 			e->edx |= EDX_HTT;
@@ -107,7 +114,8 @@ static void fit(struct kvm_cpuid_entry2 *e, const struct cpuid_shape *s,
 		e->edx = 0;
 		break;
 	case 0x80000001:
-		e->ecx &= ~(ECX_AMD_PERFCTR | (topoext ? 0 : CPUID_TOPOEXT));
+		e->ecx &= ~(ECX_AMD_PERFCTR | ECX_AMD_SVM |
+			    (topoext ? 0 : CPUID_TOPOEXT));
 		if (amd && ncpus > 1)
 			e->ecx |= ECX_CMP_LEGACY;
 		break;
