@@ -314,6 +314,20 @@ int machine_realize(struct machine *m, int kvm_fd, struct err *e)
 	return r;
 }
 
+/* Devices first: what they have for the guest is then there when it starts. */
+static void let_run(struct machine *m, bool tell)
+{
+	for (unsigned i = 0; i < m->ndevs; i++) {
+		if (m->dev[i]->ops->resumed)
+			m->dev[i]->ops->resumed(m->dev[i]);
+	}
+	for (unsigned i = 0; i < m->ncpus; i++) {
+		if (tell)
+			vcpu_tell_paused(m->cpu[i]);
+		vcpu_resume(m->cpu[i]);
+	}
+}
+
 int machine_resume(struct machine *m, struct err *e)
 {
 	bool parked;
@@ -323,18 +337,8 @@ int machine_resume(struct machine *m, struct err *e)
 	m->state = MACHINE_RUNNING;
 	parked = m->parked;
 	m->parked = false;
-	/* Devices first: what they have for the guest is then there when it
-	 * starts. */
-	for (unsigned i = 0; i < m->ndevs; i++) {
-		if (m->dev[i]->ops->resumed)
-			m->dev[i]->ops->resumed(m->dev[i]);
-	}
-	for (unsigned i = 0; i < m->ncpus; i++) {
-		/* A clone's machine_set_time() has done that. */
-		if (m->cfg.acpi && !parked)
-			vcpu_tell_paused(m->cpu[i]);
-		vcpu_resume(m->cpu[i]);
-	}
+	/* A clone's machine_set_time() has told it. */
+	let_run(m, m->cfg.acpi && !parked);
 	return 0;
 }
 
@@ -371,11 +375,13 @@ static int quiesce_devices(struct machine *m, struct err *e)
 int machine_pause(struct machine *m, uint32_t timeout_ms, struct err *e)
 {
 	uint64_t t = now_ns();
+	bool stopped;
 	int r;
 
 	if (m->state != MACHINE_RUNNING)
 		return wrong_state(m, "pause", e);
 	r = stop_vcpus(m, timeout_ms, e);
+	stopped = !r;
 	m->us.stop = us_since(&t);
 	if (!r)
 		r = quiesce_devices(m, e);
@@ -385,8 +391,12 @@ int machine_pause(struct machine *m, uint32_t timeout_ms, struct err *e)
 	if (!r)
 		r = arch_vm_get(m, e);
 	m->us.state = us_since(&t);
-	if (r < 0)
+	if (r < 0) {
+		/* As if it had not been asked. A vCPU that did not come out
+		 * cannot be told: KVM would wait for it. */
+		let_run(m, m->cfg.acpi && stopped);
 		return r;
+	}
 	m->state = MACHINE_PAUSED;
 	return 0;
 }

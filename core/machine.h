@@ -240,13 +240,13 @@ int machine_prepare(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 int machine_realize(struct machine *m, int kvm_fd, struct err *e) MUST_USE;
 
 int machine_resume(struct machine *m, struct err *e) MUST_USE;
-/* Bounded: -ETIMEDOUT when a vCPU does not come out within timeout_ms; the
- * machine must then be killed. Ends with all vCPU state read into vcpu.s. */
+/* Bounded: -ETIMEDOUT when a vCPU does not come out within timeout_ms. Ends
+ * with all vCPU state read into vcpu.s; after an error the machine runs on. */
 int machine_pause(
 	struct machine *m, uint32_t timeout_ms, struct err *e) MUST_USE;
 /* Pause a clone that waits to be handed out: cheaper than machine_pause(), and
- * its timers are stopped. Not a state to save in. machine_set_time() and
- * machine_resume() let it go. */
+ * its timers are stopped; after an error it is of no use any more. Not a state
+ * to save in. machine_set_time() and machine_resume() let it go. */
 int machine_park(
 	struct machine *m, uint32_t timeout_ms, struct err *e) MUST_USE;
 

@@ -230,6 +230,53 @@ static void test_tracked(void **state)
 	stub_destroy(&s);
 }
 
+static bool fail_quiesce;
+
+static int quiesce(struct device *d, struct err *e)
+{
+	(void)d;
+	return fail_quiesce ? err_set(e, -EIO, "not now") : 0;
+}
+
+/* A pause that fails leaves a guest that runs, and that can be paused. */
+static void test_pause_fails(void **state)
+{
+	struct device_ops ops;
+	struct machine_config cfg;
+	struct err e = {0};
+	struct stub s;
+	uint32_t before;
+
+	(void)state;
+	if (!stub_kvm(&s))
+		skip();
+	stub_config(&cfg);
+	stub_build(&s, &cfg, STUB(spinner));
+	ops = *s.m.dev[0]->ops;
+	ops.quiesce = quiesce;
+	s.m.dev[0]->ops = &ops;
+	stub_resume(&s);
+	for (unsigned i = 0; i < 20; i++) {
+		fail_quiesce = i % 2;
+		/* without time for it, or with a device that fails */
+		if (!machine_pause(&s.m, fail_quiesce ? 10000 : 0, &e))
+			stub_resume(&s);
+		assert_int_equal(s.m.state, MACHINE_RUNNING);
+		before = stub_peek(&s, 0x2000);
+		for (unsigned k = 0; stub_peek(&s, 0x2000) == before; k++) {
+			if (k == 2000)
+				fail_msg("the guest stands still");
+			nap();
+		}
+	}
+	fail_quiesce = false;
+	stub_pause(&s);
+	before = stub_peek(&s, 0x2000);
+	stub_poll(&s, 5);
+	assert_int_equal(stub_peek(&s, 0x2000), before);
+	stub_destroy(&s);
+}
+
 /* One that has ended, or that shares its memory, is left alone. */
 static void test_refused(void **state)
 {
@@ -260,6 +307,7 @@ int main(void)
 		cmocka_unit_test(test_survives),
 		cmocka_unit_test(test_paused),
 		cmocka_unit_test(test_tracked),
+		cmocka_unit_test(test_pause_fails),
 		cmocka_unit_test(test_refused),
 	};
 
