@@ -156,6 +156,27 @@ static void test_zygote_filter(void **state)
 	assert_true(killed(in_jail(true, false, exec_shell)));
 }
 
+/* global: the last of the heap, for a child to free */
+static void *many[256];
+
+static void free_many(void)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(many); i++)
+		free(many[i]);
+}
+
+/* A reset that waits for the disk frees requests. */
+static void test_vcpu_frees(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
+		many[i] = malloc(4096);
+		assert_non_null(many[i]);
+	}
+	assert_int_equal(in_jail(false, true, free_many), 0);
+	free_many();
+}
+
 static void test_vcpu_filter_is_narrower(void **state)
 {
 	(void)state;
@@ -207,6 +228,7 @@ int main(void)
 		cmocka_unit_test(test_main_filter),
 		cmocka_unit_test(test_zygote_filter),
 		cmocka_unit_test(test_vcpu_filter_is_narrower),
+		cmocka_unit_test(test_vcpu_frees),
 		cmocka_unit_test(test_no_new_privs),
 		cmocka_unit_test(test_tie),
 	};
