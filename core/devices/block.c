@@ -92,6 +92,8 @@ static void block_reset(struct virtio_dev *vd)
 
 	block_ring_drain(b);
 	b->waiting = 0;
+	b->flush_lost = false;
+	memset(b->part, 0, sizeof(b->part));
 	b->s.writeback = 1;
 }
 

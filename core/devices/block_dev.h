@@ -67,6 +67,9 @@ enum {
 #define BLOCK_RING_SIZE 128u
 /* Requests per queue and turn of the loop. */
 #define BLOCK_BUDGET 64u
+/* Bytes of a discard or write-zeroes request per turn: a file system that
+ * cannot do it otherwise has so much written to it. */
+#define BLOCK_STEP (32 * MIB)
 
 /* Number of machine_watch() for the ring; 0 .. 3 are the queues. */
 #define BLOCK_W_RING 8u
@@ -100,6 +103,13 @@ struct block {
 	bool open;       /* disk_open() was called */
 	bool quiet;      /* being saved */
 	bool flush_owed; /* the driver has just turned the cache off */
+	bool flush_lost; /* and that failed: the next to ask is told */
+	/* Of a request that takes several turns, and meanwhile stays in its
+	 * queue: its chain, and how much of it is done. */
+	struct {
+		uint16_t head;
+		uint64_t done;
+	} part[BLOCK_MAX_QUEUES];
 
 	struct io_uring ring;
 	bool have_ring;

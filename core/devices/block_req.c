@@ -86,7 +86,20 @@ static struct block_req *req_new(
 	return r;
 }
 
-/* 1: it is on its way; else the result. */
+/* The kernel tells of a failed write-back once, and we were the ones to hear.
+ */
+static bool flush_was_lost(struct block *b)
+{
+	bool lost = b->flush_lost;
+
+	b->flush_lost = false;
+	return lost;
+}
+
+/* Not results, which are 0 or less: it is on its way; it goes on next turn. */
+#define SENT 1
+#define MORE 2
+
 static int data(struct block *b, struct block_req *r, uint64_t sector)
 {
 	enum disk_file f;
@@ -97,13 +110,15 @@ static int data(struct block *b, struct block_req *r, uint64_t sector)
 		return -EIO;
 	if (r->write && b->disk.read_only)
 		return -EROFS;
+	if (r->write && block_writethrough(b) && flush_was_lost(b))
+		return -EIO;
 	if (!r->len)
 		return 0;
 	r->off = sector * BLOCK_SECTOR;
 	r->in = r->write ? 0 : (uint32_t)r->len;
 	f = disk_where(&b->disk, r->off, r->len, r->write, &run);
 	if (f != DISK_NFILES && run == r->len && block_ring_add(b, r, f))
-		return 1;
+		return SENT;
 	if (!r->write)
 		return disk_readv(&b->disk, r->iov, r->n, r->off);
 	res = disk_writev(&b->disk, r->iov, r->n, r->off);
@@ -117,28 +132,63 @@ static int flush(struct block *b, struct block_req *r)
 	b->stats.flushes++;
 	if (b->disk.read_only)
 		return 0;
+	if (flush_was_lost(b))
+		return -EIO;
 	r->flush = true;
-	return block_ring_add(b, r, f) ? 1 : disk_flush(&b->disk);
+	return block_ring_add(b, r, f) ? SENT : disk_flush(&b->disk);
 }
 
-static int one_range(struct block *b, const struct range *g, bool discard)
+/* Of a request with ranges: where it goes on, and what this turn has left. */
+struct step {
+	uint64_t skip, left, done;
+};
+
+/* Of a range: what is this step's. False: nothing. */
+static bool take_step(struct step *s, uint64_t *off, uint64_t *len)
 {
-	const uint64_t len = (uint64_t)g->sectors * BLOCK_SECTOR;
-	const uint64_t off = g->sector * BLOCK_SECTOR;
+	const uint64_t skip = min_u64(s->skip, *len);
+	uint64_t end;
+
+	s->skip -= skip;
+	*off += skip;
+	*len -= skip;
+	if (*len > s->left) {
+		/* The next step begins with a whole block. */
+		end = align_down(*off + s->left, DISK_BLOCK);
+		*len = end > *off ? end - *off : 0;
+		s->left = *len;
+	}
+	s->left -= *len;
+	s->done += *len;
+	return *len;
+}
+
+static int one_range(
+	struct block *b, const struct range *g, bool discard, struct step *s)
+{
+	uint64_t len = (uint64_t)g->sectors * BLOCK_SECTOR;
+	uint64_t off = g->sector * BLOCK_SECTOR;
 
 	/* 5.2.6.2: unknown flags, and unmap in a discard, are unsupported. */
 	if (g->flags & ~RANGE_UNMAP || (discard && g->flags))
 		return -EOPNOTSUPP;
 	if (g->sectors > BLOCK_DISCARD_SECTORS || !inside(b, g->sector, len))
 		return -EIO;
+	if (!take_step(s, &off, &len))
+		return 0;
 	return discard ? disk_discard(&b->disk, off, len)
 		       : disk_zero(&b->disk, off, len, g->flags & RANGE_UNMAP);
 }
 
-static int ranges(struct block *b, const struct virtq_chain *c, bool discard)
+/* As data(), or MORE. Doing a part twice does no harm: a restored machine
+ * begins anew. */
+static int ranges(
+	struct block *b, uint32_t q, const struct virtq_chain *c, bool discard)
 {
 	struct range g[BLOCK_DISCARD_SEGS];
 	const size_t len = c->read_len - sizeof(struct header);
+	struct step s = {.left = BLOCK_STEP};
+	uint64_t total = 0;
 	int r = 0;
 
 	if (b->disk.read_only)
@@ -147,10 +197,18 @@ static int ranges(struct block *b, const struct virtq_chain *c, bool discard)
 		return -EIO;
 	if (virtq_chain_read(c, sizeof(struct header), g, len) != len)
 		return -EIO;
+	if (b->part[q].head == c->head)
+		s.skip = s.done = b->part[q].done;
 	/* All are checked against what is in flight by the driver: it does not
 	 * change a range that it is reading. */
-	for (size_t i = 0; i < len / sizeof(g[0]) && !r; i++)
-		r = one_range(b, &g[i], discard);
+	for (size_t i = 0; i < len / sizeof(g[0]) && !r; i++) {
+		r = one_range(b, &g[i], discard, &s);
+		total += (uint64_t)g[i].sectors * BLOCK_SECTOR;
+	}
+	b->part[q].head = c->head;
+	b->part[q].done = !r && s.done < total ? s.done : 0;
+	if (b->part[q].done)
+		return MORE;
 	return r || !block_writethrough(b) ? r : disk_flush(&b->disk);
 }
 
@@ -165,7 +223,6 @@ static int get_id(
 	return 0;
 }
 
-/* As data(). */
 static int dispatch(struct block *b, const struct virtq_chain *c,
 	const struct header *h, struct block_req *r)
 {
@@ -181,9 +238,9 @@ static int dispatch(struct block *b, const struct virtq_chain *c,
 	case BLOCK_T_GET_ID:
 		return get_id(b, c, r);
 	case BLOCK_T_DISCARD:
-		return ranges(b, c, true);
+		return ranges(b, r->q, c, true);
 	case BLOCK_T_WRITE_ZEROES:
-		return ranges(b, c, false);
+		return ranges(b, r->q, c, false);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -213,7 +270,13 @@ static int serve_one(struct block *b, uint32_t q)
 		return 0;
 	}
 	res = dispatch(b, &c, &h, r);
-	if (res != 1)
+	if (res == MORE) {
+		virtq_unpop(&b->vd, q);
+		virtio_rerun(&b->vd, q);
+		free(r);
+		return 0;
+	}
+	if (res != SENT)
 		block_req_done(b, r, res);
 	return 1;
 }
@@ -224,9 +287,7 @@ void block_queue_run(struct block *b, uint32_t q)
 
 	if (b->flush_owed) {
 		b->flush_owed = false;
-		/* Nobody asked with a request: the next flush says it again. */
-		if (disk_flush(&b->disk))
-			b->stats.errors++;
+		b->flush_lost |= disk_flush(&b->disk) != 0;
 	}
 	b->waiting &= ~(1u << q);
 	while (!b->quiet && n < BLOCK_BUDGET) {

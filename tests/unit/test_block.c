@@ -3,10 +3,13 @@
 #include "tests/unit/virtio_rig.h"
 #include "core/devices/block_dev.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define SIZE   (256 * 1024)
 #define HDR    RIG_DATA
@@ -319,6 +322,217 @@ static void test_in_flight(void **state)
 	end(&f);
 }
 
+/* ---- things that go wrong ---- */
+
+/* In place of the libraries': how often, and what to fail. */
+static struct {
+	unsigned reads;
+	bool fail_sync, fail_submit;
+} host;
+
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name) */
+ssize_t preadv(int fd, const struct iovec *iov, int n, off_t off)
+{
+	host.reads++;
+	return (ssize_t)syscall(SYS_preadv, fd, iov, n, off, 0);
+}
+
+int fdatasync(int fd)
+{
+	bool fail = host.fail_sync;
+
+	host.fail_sync = false;
+	if (!fail)
+		return (int)syscall(SYS_fdatasync, fd);
+	errno = EIO;
+	return -1;
+}
+
+int io_uring_submit(struct io_uring *ring)
+{
+	bool fail = host.fail_submit;
+
+	host.fail_submit = false;
+	return fail ? -EAGAIN : io_uring_submit_and_wait(ring, 0);
+}
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
+
+/* A read that comes back short during a driver's reset: a vCPU thread must not
+ * try for the rest. */
+static void test_short_read_in_reset(void **state)
+{
+	struct block_req *r = calloc(1, sizeof(*r) + sizeof(struct iovec));
+	struct block *b;
+	struct fix f;
+
+	(void)state;
+	assert_non_null(r);
+	begin(&f, false, false, 0);
+	b = container_of(f.r.vd, struct block, vd);
+	if (b->have_ring) {
+		assert_int_equal(ftruncate(f.fds.disk[0], 512), 0);
+		r->status = vrig_at(&f.r, STATUS, 1);
+		r->len = 1024;
+		r->n = 1;
+		r->iov[0] = (struct iovec){vrig_at(&f.r, BUF, 1024), 1024};
+		host.reads = 0;
+		assert_true(block_ring_add(b, r, DISK_BASE));
+		vrig_set(&f.r, 0x70, 0);
+		assert_int_equal(b->inflight, 0);
+		assert_int_equal(host.reads, 0);
+	} else {
+		free(r);
+	}
+	end(&f);
+}
+
+/* What was not written when the cache went off is told to who asks next, once.
+ */
+static void test_lost_flush(void **state)
+{
+	struct fix f;
+	uint8_t v = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		begin(&f, false, false, 0);
+		host.fail_sync = true;
+		virtio_mmio_io(f.r.vd, 0x100 + 32, &v, 1, true);
+		assert_int_equal(
+			request(&f, BLOCK_T_IN, 0, 512, true), BLOCK_S_OK);
+		assert_false(host.fail_sync);
+		for (unsigned k = 0; k < 2; k++)
+			assert_int_equal(
+				i ? request(&f, BLOCK_T_FLUSH, 0, 0, false)
+				  : request(&f, BLOCK_T_OUT, 0, 512, false),
+				k ? BLOCK_S_OK : BLOCK_S_IOERR);
+		end(&f);
+	}
+}
+
+/* The kernel had no memory for the only operation: it is tried again. */
+static void test_submit_again(void **state)
+{
+	struct fix f;
+
+	(void)state;
+	begin(&f, false, false, 0);
+	host.fail_submit = true;
+	assert_int_equal(request(&f, BLOCK_T_IN, 0, 512, true), BLOCK_S_OK);
+	host.fail_submit = false;
+	end(&f);
+}
+
+/* ---- much to zero ---- */
+
+#define BIG (200 * MIB)
+
+struct zero_range {
+	uint64_t sector;
+	uint32_t n, flags;
+};
+
+static void fill_disk(const struct fix *f)
+{
+	uint8_t b[4096];
+
+	memset(b, 0xaa, sizeof(b));
+	for (uint64_t at = 0; at < BIG; at += 1 * MIB)
+		assert_int_equal(
+			pwrite_full(f->fds.disk[0], b, sizeof(b), at), 0);
+	assert_int_equal(
+		pwrite_full(f->fds.disk[0], b, sizeof(b), BIG - sizeof(b)), 0);
+}
+
+static bool is_zero(const struct fix *f, uint64_t at)
+{
+	uint8_t v = 0xff;
+
+	assert_int_equal(pread_full(f->fds.disk[0], &v, 1, at), 0);
+	return !v;
+}
+
+static void begin_big(struct fix *f, uint32_t type, const struct zero_range *g)
+{
+	uint64_t h[2] = {type, 0};
+	struct vrig_buf b[3] = {
+		{HDR, 16, false}, {BUF, 48, false}, {STATUS, 1, true}};
+
+	begin(f, false, false, 0);
+	container_of(f->r.vd, struct block, vd)->disk.size = BIG;
+	fill_disk(f);
+	memcpy(vrig_at(&f->r, HDR, 16), h, 16);
+	memcpy(vrig_at(&f->r, BUF, 48), g, 48);
+	vrig_add(&f->r, 1, b, 3);
+}
+
+/* A long request does not keep others from the loop, nor a pause: what is not
+ * done stays in the queue. */
+static void test_long_zeroing(void **state)
+{
+	/* 100 MiB less a sector at both ends, little, the rest but a block */
+	static const struct zero_range g[3] = {{1, 100 * MIB / 512 - 2, 1},
+		{100 * MIB / 512, 8, 1},
+		{100 * MIB / 512 + 8, 100 * MIB / 512 - 16, 1}};
+	struct fix f;
+	struct err e;
+	uint32_t id, len;
+	unsigned turns = 0;
+
+	(void)state;
+	begin_big(&f, BLOCK_T_WRITE_ZEROES, g);
+	f.r.vd->vops->queue_ready(f.r.vd, 1);
+	assert_false(vrig_used(&f.r, 1, &id, &len));
+	assert_true(is_zero(&f, 512));
+	assert_false(is_zero(&f, 99 * MIB));
+	assert_int_equal(block_ops.quiesce(f.r.dev, &e), 0);
+	f.r.vd->vops->queue_ready(f.r.vd, 1);
+	assert_false(is_zero(&f, 99 * MIB));
+	block_ops.resumed(f.r.dev);
+	for (; !vrig_used(&f.r, 1, &id, &len); turns++)
+		f.r.vd->vops->queue_ready(f.r.vd, 1);
+	assert_in_range(turns, 2, 20);
+	assert_int_equal(*(uint8_t *)vrig_at(&f.r, STATUS, 1), BLOCK_S_OK);
+	assert_int_equal(len, 1);
+	vrig_run(&f.r);
+	assert_false(vrig_used(&f.r, 1, &id, &len));
+	assert_false(is_zero(&f, 0));
+	for (uint64_t at = 1 * MIB; at < BIG; at += 1 * MIB)
+		assert_true(is_zero(&f, at));
+	assert_true(is_zero(&f, 512));
+	assert_true(is_zero(&f, BIG - 4097));
+	assert_false(is_zero(&f, BIG - 4096));
+	assert_int_equal(request(&f, BLOCK_T_IN, 0, 512, true), BLOCK_S_OK);
+	end(&f);
+}
+
+/* A reset ends it; the next driver's request begins at its beginning. */
+static void test_reset_in_zeroing(void **state)
+{
+	static const struct zero_range g[3] = {{0, 100 * MIB / 512, 0},
+		{100 * MIB / 512, 50 * MIB / 512, 0}, {0, 0, 0}};
+	struct vrig_buf b[3] = {
+		{HDR, 16, false}, {BUF, 48, false}, {STATUS, 1, true}};
+	struct fix f;
+	uint32_t id, len;
+
+	(void)state;
+	begin_big(&f, BLOCK_T_DISCARD, g);
+	f.r.vd->vops->queue_ready(f.r.vd, 1);
+	assert_true(is_zero(&f, 1 * MIB));
+	vrig_driver(&f.r, WRITABLE);
+	vrig_run(&f.r);
+	assert_false(is_zero(&f, 99 * MIB));
+	fill_disk(&f);
+	vrig_add(&f.r, 1, b, 3);
+	vrig_kick(&f.r, 1);
+	assert_true(vrig_used(&f.r, 1, &id, &len));
+	for (uint64_t at = 0; at < 150 * MIB; at += 1 * MIB)
+		assert_true(is_zero(&f, at));
+	assert_false(is_zero(&f, 150 * MIB));
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -328,6 +542,11 @@ int main(void)
 		cmocka_unit_test(test_broken_chains),
 		cmocka_unit_test(test_cache_mode),
 		cmocka_unit_test(test_in_flight),
+		cmocka_unit_test(test_short_read_in_reset),
+		cmocka_unit_test(test_lost_flush),
+		cmocka_unit_test(test_submit_again),
+		cmocka_unit_test(test_long_zeroing),
+		cmocka_unit_test(test_reset_in_zeroing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
