@@ -162,21 +162,33 @@ static int parse_tap(const msgpack_object *v, const char *path,
 	return r;
 }
 
+/* scanf() would take blanks and signs for digits. */
+static bool mac_of(const char s[17], uint8_t mac[6])
+{
+	static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+
+	memset(mac, 0, 6);
+	for (unsigned i = 0; i < 17; i++) {
+		const char *d = s[i] ? strchr(digits, s[i]) : NULL;
+
+		if (i % 3 == 2) {
+			if (s[i] != ':')
+				return false;
+			continue;
+		}
+		if (!d)
+			return false;
+		mac[i / 3] = (uint8_t)(mac[i / 3] << 4 | (d - digits) % 16);
+	}
+	return true;
+}
+
 int config_parse_mac(const msgpack_object *v, const char *path, uint8_t mac[6],
 	struct err *e)
 {
-	char s[18] = "";
-	unsigned b[6];
-	int end = 0;
-
-	if (v->type == MSGPACK_OBJECT_STR && v->via.str.size == 17)
-		(void)snprintf(s, sizeof(s), "%.17s", v->via.str.ptr);
-	if (sscanf(s, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3],
-		    &b[4], &b[5], &end) != 6 ||
-		end != 17)
+	if (v->type != MSGPACK_OBJECT_STR || v->via.str.size != 17 ||
+		!mac_of(v->via.str.ptr, mac))
 		return wrong(path, "must be like \"02:00:00:00:00:01\"", e);
-	for (unsigned i = 0; i < 6; i++)
-		mac[i] = (uint8_t)b[i];
 	if (mac[0] & 1)
 		return wrong(path, "is a group's address, not a station's", e);
 	return 0;

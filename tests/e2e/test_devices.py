@@ -58,7 +58,9 @@ def test_bad_devices(d):
         bad("invalid", [block] * 9, "8 disks")
         bad("invalid", [{"type": "rng"}, {"type": "rng"}], "one rng")
         bad("invalid", [{"type": "net", "mac": "01:00:00:00:00:01"}], "mac")
-        bad("invalid", [{"type": "net", "mac": "02:00:00:00:00"}], "mac")
+        for mac in ("02:00:00:00:00", "02: 1:00:00:00:01", "02:00:00:00:00:+1",
+                    "02:00:00:00:00-01", "02:00:00:00:00:0g", "02:00:00:00:00:0\0"):
+            bad("invalid", [{"type": "net", "mac": mac}], "mac")
         bad("invalid", [{"type": "net", "mtu": 67}], "mtu")
         bad("not_found", [{"type": "net", "tap": "thaw-none"}], "thaw-none")
         bad("invalid", [{"type": "net", "tap": "lo"}], "not a tap")
