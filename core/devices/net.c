@@ -66,6 +66,7 @@ static void net_reset(struct virtio_dev *vd)
 {
 	struct net *n = of_virtio(vd);
 
+	n->packet_len = 0; /* it was for the driver of before */
 	n->s.announce = 0;
 	memcpy(n->s.mac, n->cfg->mac, 6);
 }

@@ -57,6 +57,10 @@ struct net_hdr {
 };
 _Static_assert(sizeof(struct net_hdr) == 12, "5.1.6");
 
+#define NET_GSO_NONE  0u
+#define NET_GSO_TCPV4 1u
+#define NET_GSO_TCPV6 4u
+
 /* A segmented packet of 64 KiB with its headers. */
 #define NET_MAX_PACKET (sizeof(struct net_hdr) + 65550u)
 /* Buffers that one packet is spread over at most; smaller ones than that needs

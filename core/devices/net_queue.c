@@ -109,6 +109,24 @@ static bool read_packet(struct net *n)
 	return true;
 }
 
+/* What lay in the tap when it was told may be for a driver that took more. */
+static bool driver_takes(const struct net *n)
+{
+	const struct net_hdr *h = (const void *)n->packet;
+	const uint64_t f = n->s.virtio.driver_features;
+
+	switch (h->gso_type) {
+	case NET_GSO_NONE:
+		return true;
+	case NET_GSO_TCPV4:
+		return f & NET_F_GUEST_TSO4;
+	case NET_GSO_TCPV6:
+		return f & NET_F_GUEST_TSO6;
+	default:
+		return false;
+	}
+}
+
 static void drop(struct net *n)
 {
 	n->packet_len = 0;
@@ -164,6 +182,10 @@ static int receive_one(struct net *n, struct virtq_chain *chain)
 
 	if (!virtio_queue_live(&n->vd, NET_Q_RX) || !read_packet(n))
 		return 0;
+	if (!driver_takes(n)) {
+		drop(n);
+		return 1;
+	}
 	k = gather(n, chain, max, &enough);
 	if (enough) {
 		spread(n, chain, k);

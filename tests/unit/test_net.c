@@ -255,6 +255,61 @@ static void test_quiet(void **state)
 	end(&f);
 }
 
+/* What waits for a driver's buffers is gone when it resets the device. */
+static void test_packet_of_before(void **state)
+{
+	uint8_t sent[100] = {0};
+	struct fix f;
+	uint32_t id, len;
+
+	(void)state;
+	begin(&f, 0);
+	assert_int_equal(send(f.far_end, sent, sizeof(sent), 0), 100);
+	vrig_run(&f.r);
+	vrig_driver(&f.r, FEAT);
+	assert_int_equal(send(f.far_end, sent, 60, 0), 60);
+	post(&f, 0, 2000);
+	vrig_kick(&f.r, NET_Q_RX);
+	assert_true(vrig_used(&f.r, NET_Q_RX, &id, &len));
+	assert_int_equal(len, 60);
+	end(&f);
+}
+
+/* A segmented packet only for a driver that takes such, of this kind. */
+static void test_gso(void **state)
+{
+	static const struct {
+		uint8_t type;
+		uint64_t feature;
+	} kind[] = {{NET_GSO_TCPV4, NET_F_GUEST_TSO4},
+		{NET_GSO_TCPV6, NET_F_GUEST_TSO6}, {3, 0}, {0x81, 0}};
+	uint8_t sent[100] = {1};
+	struct fix f;
+	uint32_t id, len;
+
+	(void)state;
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(kind); i++) {
+		const uint64_t feature = kind[i / 2].feature;
+		const bool takes = i % 2 && feature;
+
+		begin(&f,
+			NET_F_GUEST_CSUM |
+				(i % 2 ? feature
+				       : (NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6) &
+							~feature));
+		sent[1] = kind[i / 2].type;
+		assert_int_equal(send(f.far_end, sent, 100, 0), 100);
+		sent[1] = 0;
+		assert_int_equal(send(f.far_end, sent, 60, 0), 60);
+		post(&f, 0, 2000);
+		vrig_run(&f.r);
+		assert_true(vrig_used(&f.r, NET_Q_RX, &id, &len));
+		assert_int_equal(len, takes ? 100 : 60);
+		assert_int_equal(f.n->stats.rx_dropped, takes ? 0 : 1);
+		end(&f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -263,6 +318,8 @@ int main(void)
 		cmocka_unit_test(test_merged),
 		cmocka_unit_test(test_control),
 		cmocka_unit_test(test_quiet),
+		cmocka_unit_test(test_packet_of_before),
+		cmocka_unit_test(test_gso),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
