@@ -27,7 +27,7 @@ extern const struct st_desc virtq_state_desc;
 struct virtio_state {
 	uint64_t driver_features;
 	uint32_t status;
-	uint32_t isr;
+	_Atomic uint32_t isr; /* the one field that needs no lock */
 	uint32_t queue_sel;
 	uint32_t device_features_sel;
 	uint32_t driver_features_sel;

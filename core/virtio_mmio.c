@@ -2,13 +2,13 @@
  * virtio-mmio transport, version 2 (virtio 1.2 section 4.2).
  *
  * How it works. Registers are accessed by vCPU threads under the device's
- * lock; queues are worked on by the loop thread, which takes the same lock
- * around each ring operation. A register write is obeyed only in the status
- * that allows it (3.1.1): features between DRIVER and FEATURES_OK, queues
- * between FEATURES_OK and DRIVER_OK. So once DRIVER_OK stands, what was checked
- * when a queue was made ready cannot change under the loop thread, except by a
- * reset. Anything else the driver does wrong is dropped or breaks the device,
- * never the machine.
+ * lock, all but those of the interrupt; queues are worked on by the loop
+ * thread, which takes the same lock around each ring operation. A register
+ * write is obeyed only in the status that allows it (3.1.1): features between
+ * DRIVER and FEATURES_OK, queues between FEATURES_OK and DRIVER_OK. So once
+ * DRIVER_OK stands, what was checked when a queue was made ready cannot change
+ * under the loop thread, except by a reset. Anything else the driver does wrong
+ * is dropped or breaks the device, never the machine.
  */
 #include "core/irq.h"
 #include "core/virtio.h"
@@ -148,9 +148,6 @@ static void reg_write(struct virtio_dev *vd, uint64_t off, uint32_t v)
 	case R_QUEUE_NOTIFY: /* only where the ioeventfd did not match */
 		virtio_rerun(vd, v);
 		break;
-	case R_INTERRUPT_ACK:
-		vd->s->isr &= ~v;
-		break;
 	case R_STATUS:
 		virtio_set_status(vd, v);
 		break;
@@ -199,8 +196,6 @@ static uint32_t reg_read(struct virtio_dev *vd, uint64_t off)
 		return vs ? VIRTQ_MAX_SIZE : 0;
 	case R_QUEUE_READY:
 		return vs ? vs->ready : 0;
-	case R_INTERRUPT_STATUS:
-		return vd->s->isr;
 	case R_STATUS:
 		return vd->s->status;
 	case R_CONFIG_GENERATION:
@@ -211,11 +206,35 @@ static uint32_t reg_read(struct virtio_dev *vd, uint64_t off)
 	}
 }
 
+/* The two registers of each interrupt. They do not wait for the lock, which is
+ * held for as long as a device works on a batch of buffers. */
+static bool isr_io(struct virtio_dev *vd, uint64_t off, void *data,
+	uint32_t len, bool write)
+{
+	uint32_t v;
+
+	if (len != sizeof(v))
+		return false;
+	if (off == R_INTERRUPT_STATUS && !write) {
+		v = vd->s->isr;
+		memcpy(data, &v, sizeof(v));
+		return true;
+	}
+	if (off == R_INTERRUPT_ACK && write) {
+		memcpy(&v, data, sizeof(v));
+		vd->s->isr &= ~v;
+		return true;
+	}
+	return false;
+}
+
 void virtio_mmio_io(struct virtio_dev *vd, uint64_t off, void *data,
 	uint32_t len, bool write)
 {
 	uint32_t v;
 
+	if (isr_io(vd, off, data, len, write))
+		return;
 	pthread_mutex_lock(&vd->lock);
 	if (off >= R_CONFIG && write) {
 		vd->vops->config_write(vd, off - R_CONFIG, data, len);

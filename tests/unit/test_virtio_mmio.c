@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct fake_guest g;
 static struct virtio_dev *vd;
@@ -287,6 +288,23 @@ static void interrupts(void **state)
 }
 
 /* DOOR_AVAIL_F_NO_WAKE: per queue, and not the same as NO_INTERRUPT. */
+/* A device at work on a long batch holds its lock. */
+static void interrupt_registers_do_not_wait(void **state)
+{
+	(void)state;
+	alarm(10); /* or this stands for ever */
+	fg_driver(&g);
+	virtio_notify_config(vd);
+	pthread_mutex_lock(&vd->lock);
+	assert_int_equal(fg_reg(&g, FG_R_ISR), VIRTIO_ISR_CONFIG);
+	fg_set(&g, FG_R_ISR_ACK, VIRTIO_ISR_USED);
+	assert_int_equal(fg_reg(&g, FG_R_ISR), VIRTIO_ISR_CONFIG);
+	fg_set(&g, FG_R_ISR_ACK, UINT32_MAX);
+	assert_int_equal(fg_reg(&g, FG_R_ISR), 0);
+	pthread_mutex_unlock(&vd->lock);
+	alarm(0);
+}
+
 static void wake_suppression(void **state)
 {
 	uint16_t *tx = fg_at(&g, FG_AVAIL(1), 2);
@@ -453,6 +471,7 @@ int main(void)
 		T(impossible_queue),
 		T(broken_and_reset),
 		T(interrupts),
+		T(interrupt_registers_do_not_wait),
 		T(wake_suppression),
 		T(the_door_suppresses_notifications),
 		T(notify_by_exit),
