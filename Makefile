@@ -103,10 +103,10 @@ demo: deps ## build, boot, freeze, clone a thousand times
 	@$(MAKE_HERE) all
 	@PATH="$(abspath $(BUILD)):$$PATH" bench/demo.sh
 
-check: deps ## all tests, the unit tests also with ASan and UBSan
+check: deps ## all tests, those for bugs of memory also with ASan and UBSan
 	@$(MAKE_HERE) tests
-	@$(MAKE_HERE) SAN=address,undefined unit-tests
-	@tests/check.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(SCRIPTS) -- $(KVM_BIN) $(E2E) -- $(LINUX)
+	@$(MAKE_HERE) SAN=address,undefined san-tests
+	@tests/check.sh $(UNIT_BIN) $(FUZZ_BIN) $(SAN_UNIT) $(SCRIPTS) -- $(KVM_BIN) $(SAN_KVM) $(E2E) -- $(LINUX)
 
 check-unit: ## only the unit tests
 	@$(MAKE_HERE) unit-tests

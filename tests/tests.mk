@@ -59,9 +59,13 @@ $(UNIT_BIN) $(KVM_BIN) $(FUZZ_BIN):
 
 SAN_BUILD := build-address-undefined
 SAN_UNIT = $(patsubst $(BUILD)/%,$(SAN_BUILD)/%,$(UNIT_BIN) $(FUZZ_BIN))
+# Of those with a real KVM only the one whose guest looks for such bugs.
+HOSTILE := $(BUILD)/tests/kvm/test_hostile
+SAN_KVM = $(patsubst $(BUILD)/%,$(SAN_BUILD)/%,$(HOSTILE))
 
-.PHONY: tests unit-tests check-san fuzz
+.PHONY: tests unit-tests san-tests check-san fuzz
 unit-tests: $(UNIT_BIN) $(FUZZ_BIN)
+san-tests: unit-tests $(HOSTILE)
 tests: all unit-tests $(KVM_BIN) ## build the tests
 
 check-san: ## unit tests of a sanitizer build: SAN=thread
