@@ -74,6 +74,16 @@ static inline void steps_register(struct steps *s)
 	virtio_mmio_io(s->r.vd, off, &v, len, false);
 }
 
+/* A good one, with or without event indices, or any. */
+static inline void steps_driver(struct steps *s)
+{
+	uint64_t how = steps_take(s, 1), f = s->features;
+
+	if (how & 2)
+		f &= ~VIRTIO_F_EVENT_IDX;
+	vrig_driver(&s->r, how & 1 ? f : steps_take(s, 8));
+}
+
 static inline void steps_one(struct steps *s)
 {
 	const struct device_ops *ops = s->r.dev->ops;
@@ -96,8 +106,7 @@ static inline void steps_one(struct steps *s)
 			(uint16_t)steps_take(s, 2));
 		break;
 	case 5:
-		vrig_driver(&s->r,
-			steps_take(s, 1) & 1 ? s->features : steps_take(s, 8));
+		steps_driver(s);
 		break;
 	case 6:
 		if (ops->quiesce(s->r.dev, &e))

@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (overlay && !ro)
 		fds.overlay[0] = file("overlay", 0);
 	vrig_init(&s.r, &block_ops, &cfg, &fds);
-	s.features = s.r.vd->features & ~VIRTIO_F_EVENT_IDX;
+	s.features = s.r.vd->features;
 	steps_run(&s);
 	vrig_fini(&s.r);
 	if (overlay || ro)

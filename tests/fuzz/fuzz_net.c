@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	s.host = host;
 	s.arg = &sv[1];
 	vrig_init(&s.r, &net_ops, &cfg, &fds);
-	s.features = s.r.vd->features & ~VIRTIO_F_EVENT_IDX;
+	s.features = s.r.vd->features;
 	steps_run(&s);
 	vrig_fini(&s.r);
 	(void)close(sv[0]);

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	s.p = data;
 	s.n = size;
 	vrig_init(&s.r, &rng_ops, &cfg, &fds);
-	s.features = s.r.vd->features & ~VIRTIO_F_EVENT_IDX;
+	s.features = s.r.vd->features;
 	steps_run(&s);
 	vrig_fini(&s.r);
 	return 0;

@@ -11,8 +11,8 @@
 #define HDR 12u
 #define BUF RIG_DATA
 #define FEAT                                                                   \
-	((VIRTIO_F_RINGS & ~VIRTIO_F_EVENT_IDX) | NET_F_MAC | NET_F_STATUS |   \
-		NET_F_CTRL_VQ | NET_F_CTRL_MAC_ADDR | NET_F_GUEST_ANNOUNCE)
+	(VIRTIO_F_RINGS | NET_F_MAC | NET_F_STATUS | NET_F_CTRL_VQ |           \
+		NET_F_CTRL_MAC_ADDR | NET_F_GUEST_ANNOUNCE)
 
 /* In place of devices/net_tap.c. */
 int net_tap_open(struct net *n, struct err *e)
