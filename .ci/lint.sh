@@ -37,7 +37,7 @@ step "length of files" .ci/style.sh length
 step "words" .ci/style.sh words
 step "top level" .ci/style.sh top
 step "copies into guest memory" .ci/style.sh guestcopy
-step "shellcheck" shellcheck -S warning .ci/*.sh .ci/run tests/run.sh tests/check.sh tests/vmhost/run tests/vmhost/kernels
+step "shellcheck" shellcheck -S warning .ci/*.sh .ci/run tests/*.sh tests/vmhost/run tests/vmhost/kernels
 step "cppcheck" quiet_make -f .ci/lint.mk cppcheck
 step "clang-tidy" quiet_make -f .ci/lint.mk tidy
 

@@ -3,7 +3,8 @@
 #
 # Where this host has no usable /dev/kvm, those that need it run in the test
 # machine (tests/vmhost), with more patience. The third kind sees to that by
-# itself. The last line is "N passed, N failed, N skipped".
+# itself, and runs two at a time. The last line is
+# "N passed, N failed, N skipped".
 cd "$(dirname "$0")/.." || exit 1
 
 group=0
@@ -17,11 +18,6 @@ for arg; do
 	esac
 done
 
-"${BUILD:-build}/thaw" doctor >/dev/null 2>&1
-if [ $? -ne 4 ] || [ -n "${THAW_TEST_MACHINE:-}" ]; then
-	exec tests/run.sh "${plain[@]}" "${kvm[@]}" "${linux[@]}"
-fi
-
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 passed=0 failed=0 skipped=0
@@ -34,14 +30,25 @@ add() {
 	passed=$((passed + ${p:-0})) failed=$((failed + ${f:-1})) skipped=$((skipped + ${s:-0}))
 }
 
-tests/run.sh "${plain[@]}" "${linux[@]}" | tee "$log"
-add
-echo
-echo "no usable /dev/kvm here: the other tests run in an emulated machine that has one"
-# Paths of the checkout are the same inside, but where the host has a /tmp.
-tests/vmhost/run --cpus 2 --mem 4G --timeout "${CHECK_TIMEOUT:-5400}" \
-	--env TEST_PATIENCE=5 --env TEST_LOGS=/tmp/test-logs \
-	-- tests/run.sh "${kvm[@]#"$PWD"/}" | tee "$log"
-add
+"${BUILD:-build}/thaw" doctor >/dev/null 2>&1
+if [ $? -ne 4 ] || [ -n "${THAW_TEST_MACHINE:-}" ]; then
+	tests/run.sh "${plain[@]}" "${kvm[@]}" | tee "$log"
+	add
+else
+	tests/run.sh "${plain[@]}" | tee "$log"
+	add
+	echo
+	echo "no usable /dev/kvm here: these run in an emulated machine that has one"
+	# Paths of the checkout are the same inside, but where the host has a /tmp.
+	tests/vmhost/run --mem 4G --timeout "${CHECK_TIMEOUT:-5400}" \
+		--env TEST_PATIENCE=5 --env TEST_LOGS=/tmp/test-logs \
+		-- tests/run.sh "${kvm[@]#"$PWD"/}" | tee "$log"
+	add
+fi
+if [ ${#linux[@]} -gt 0 ]; then
+	echo
+	tests/side_by_side.sh "${linux[@]}" | tee "$log"
+	add
+fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -173,11 +173,11 @@ def outside(script, guests, cpus, mem, timeout):
             print("1..0 # SKIP %s" % e)
             return 77
         except vmhost.Failed as e:
-            print("1..1\nnot ok 1 - the test machine\n# %s" % e)
+            print("1..1\nnot ok 1 - the test machine\n# %s" % str(e).replace("\n", "\n# "))
             return 1
 
 
-def main(names, kernels=tuple(kernel_cache.KERNELS), guests=None, cpus=2, mem=3072, timeout=900):
+def main(names, kernels=tuple(kernel_cache.KERNELS), guests=None, cpus=1, mem=3072, timeout=900):
     """kernels: those the tests need; guests(directory) makes other guests than
     ours; cpus, mem: of the test machine."""
     if "THAW_LINUX_GUESTS" in os.environ:

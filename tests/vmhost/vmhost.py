@@ -8,14 +8,23 @@ runs CMD in it and returns its output and exit code: 124 when it took too long
 (--timeout, 600 s), 125 when the machine itself failed. In Python, one boot
 serves several commands:
 
-    with vmhost.Machine(cpus=2, files=[kernel]) as vm:
+    with vmhost.Machine(files=[kernel]) as vm:
         done = vm.run(["thaw", "doctor"])       # .rc .out .err
 
 How it works. QEMU emulates (TCG) an AMD processor with SVM and nested paging;
 in it runs a stock Debian kernel (kernel_cache.py) with kvm-amd. Booting takes
 seconds, so it is done once: the machine is saved with its memory in a file, and
 every run maps that file privately and goes on from there, any number at once.
-Keyed by all it was made of, in the cache directory.
+Keyed by all it was made of, in the cache directory. How fast the time-stamp
+counter runs is told to its kernel: on a busy host it would measure nonsense, and
+keep that.
+
+One processor is the default for a reason. Linux patches its own code while it
+runs (static keys, for instance whenever a guest turns its APIC on), and of
+several processors that QEMU 7.2 runs as threads one may miss that and go on with
+the old code: the kernel then stops at a breakpoint that is no more, in the
+machine or in a guest. On one, threads of all vCPUs take turns. Use more for
+figures, not for tests.
 
 Inside, / is the host's own file system (9p, read only, with a tmpfs over it), so
 that all programs of the host are there under their names. /tmp, /var/tmp and
@@ -31,6 +40,7 @@ import glob
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 import select
@@ -38,7 +48,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -57,20 +66,6 @@ MODULES = "kvm_amd virtio_pci virtio_console virtio_blk virtio_rng 9p 9pnet_virt
 # there is found below /.hostfs only.
 HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys")
 KEEP = 4 * 24 * 3600  # seconds that an unused saved machine stays in the cache
-
-
-# A program that keeps a VM with one vCPU open. The kernel patches its own code
-# (static keys in the scheduler and in kvm) when the first VM comes and when the
-# last goes, and QEMU 7.2 may miss that on the other processor: its copy of the
-# old code then runs into a breakpoint that is no more, for ever. With this one
-# there is always a VM.
-HOLD = bytes.fromhex(
-    "488d3d3d000000 be02000000 b802000000 0f05 89c7"  # open("/dev/kvm", O_RDWR), to edi
-    "31d2 be01ae0000 b810000000 0f05 89c7"  # ioctl KVM_CREATE_VM, to edi
-    "be60ae0000 b810000000 0f05"  # KVM_CREATE_IRQCHIP
-    "be41ae0000 b810000000 0f05"  # KVM_CREATE_VCPU
-    "b822000000 0f05"  # pause()
-) + b"/dev/kvm\0"
 
 
 class Failed(Exception):
@@ -168,6 +163,13 @@ class Qemu:
         self.log.seek(0, io.SEEK_SET)
         return self.log.read().decode("utf8", "replace")[-2000:].strip()
 
+    def registers(self):
+        """Where its processors are and what they wait for, of a machine that hangs."""
+        text = ""
+        for command in ("info cpus", "info registers -a", "info lapic"):
+            text += self.qmp("human-monitor-command", **{"command-line": command}).replace("\r", "")
+        return "\n".join(x for x in text.splitlines() if not x.startswith(("FPR", "XMM", "YMM")))
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
@@ -183,14 +185,6 @@ def cpio_entry(name, mode, data, number, rdev=(0, 0)):
     fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, rdev[0], rdev[1], len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % f for f in fields) + name.encode() + b"\0"
     return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
-
-
-def tiny_elf(code):
-    """An executable of this position-independent code."""
-    at, head = 0x400000, 64 + 56
-    ident = b"\x7fELF\2\1\1" + bytes(9)
-    ehdr = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, at + head, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    return ehdr + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, head + len(code), head + len(code), 4096) + code
 
 
 def write_initrd(path, files, devices=()):
@@ -220,11 +214,10 @@ def read(path):
         return f.read()
 
 
-def prepare(directory, kernel, cpus, mem):
+def prepare(directory, kernel, cpus, mem, khz):
     """Boot the machine once and save it: ram (its memory) and state."""
     files = {"init": (0o755, read(os.path.join(HERE, "outer-init")))}
     files["bin/busybox"] = (0o755, read(program("busybox", "busybox-static")))
-    files["bin/hold"] = (0o755, tiny_elf(HOLD))
     order = kernel.load_order(MODULES.split())
     files["mod/order"] = (0o644, "".join(n + "\n" for n, _ in order).encode())
     for name, data in order:
@@ -239,7 +232,7 @@ def prepare(directory, kernel, cpus, mem):
         cpus,
         mem,
         ["-object", "memory-backend-file,id=ram,size=%dM,mem-path=%s,share=on" % (mem, ram)]
-        + ["-kernel", kernel.vmlinuz, "-initrd", initrd, "-append", CMDLINE],
+        + ["-kernel", kernel.vmlinuz, "-initrd", initrd, "-append", "%s tsc_early_khz=%d" % (CMDLINE, khz)],
     )
     try:
         q.ours["ctl"].settimeout(240)
@@ -264,6 +257,25 @@ def prepare(directory, kernel, cpus, mem):
     os.unlink(initrd)
 
 
+def tsc_khz():
+    """The speed of the host's time-stamp counter, which is the machine's too."""
+    with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as code:
+        code.write(bytes.fromhex("0f31 48c1e220 4809d0 c3"))  # rdtsc; rax |= rdx << 32; ret
+        where = ctypes.c_char.from_buffer(code)
+        rdtsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(where))
+
+        def now():
+            """Both clocks at one moment: of several tries the quickest."""
+            tries = [(time.monotonic_ns(), rdtsc(), time.monotonic_ns()) for _ in range(10)]
+            return min(tries, key=lambda t: t[2] - t[0])
+
+        start = now()
+        time.sleep(0.1)
+        end = now()
+        del where
+    return (end[1] - start[1]) * 1000000 // (end[0] - start[0])
+
+
 def saved(cpus, mem):
     """Directory of the saved machine of this size, made when it is not there."""
     kernel = kernel_cache.get(KERNEL)
@@ -272,7 +284,8 @@ def saved(cpus, mem):
     h = hashlib.sha256()
     for part in (version, kernel.package.encode(), read(__file__), read(os.path.join(HERE, "outer-init"))):
         h.update(hashlib.sha256(part).digest())
-    h.update(("%d %d %d %r" % (cpus, mem, os.stat(busybox).st_mtime_ns, KERNEL)).encode())
+    khz = tsc_khz()
+    h.update(("%d %d %d %r %.2g" % (cpus, mem, os.stat(busybox).st_mtime_ns, KERNEL, khz)).encode())
     top = os.path.join(kernel_cache.cache_dir(), "machines")
     final = os.path.join(top, "%dcpu-%dM-%s" % (cpus, mem, h.hexdigest()[:16]))
     os.makedirs(top, exist_ok=True)
@@ -283,7 +296,7 @@ def saved(cpus, mem):
                     shutil.rmtree(old, ignore_errors=True)
             tmp = tempfile.mkdtemp(dir=top, prefix=".new-")
             try:
-                prepare(tmp, kernel, cpus, mem)
+                prepare(tmp, kernel, cpus, mem, khz)
                 os.rename(tmp, final)
             except BaseException:
                 shutil.rmtree(tmp, ignore_errors=True)
@@ -418,8 +431,9 @@ class Machine:
         while socks:
             ready = select.select(list(socks), [], [], max(0, deadline - time.monotonic()))[0]
             if not ready:
+                said = self.qemu.words() + "\n" + self.qemu.registers()
                 self.close()
-                raise Timeout("no end of the command in time")
+                raise Timeout("no end of the command in time; the machine's console and processors:\n" + said)
             for s in ready:
                 i = socks[s]
                 data = s.recv(1 << 16)
@@ -449,7 +463,7 @@ def size_mib(text):
 def main():
     usage = argparse.ArgumentParser(prog="tests/vmhost/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usage.add_argument("--file", action="append", default=[], metavar="PATH", help="make PATH appear in /host/")
-    usage.add_argument("--cpus", type=int, default=1)
+    usage.add_argument("--cpus", type=int, default=1, help="processors, default 1; see above")
     usage.add_argument("--mem", type=size_mib, default=2048, metavar="SIZE", help="memory, such as 2G")
     usage.add_argument("--timeout", type=float, default=600, metavar="S", help="for the command, in seconds")
     usage.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="environment of the command")
