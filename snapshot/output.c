@@ -189,49 +189,6 @@ static int write_now(struct snap_output *o, struct under_way *w)
 	return rc;
 }
 
-static int start_ring(struct snap_output *o, struct under_way *w)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&o->ring);
-
-	if (!sqe)
-		return -EBUSY;
-	/* the first registered file */
-	io_uring_prep_writev(sqe, 0, w->iov, w->n, w->offset);
-	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
-	io_uring_sqe_set_data(sqe, w);
-	return io_uring_submit(&o->ring) < 1 ? -EIO : 0;
-}
-
-static int start_aio(const struct snap_output *o, struct under_way *w)
-{
-	struct iocb *list[1] = {&w->cb};
-
-	w->cb = (struct iocb){
-		.aio_lio_opcode = IOCB_CMD_PWRITEV,
-		.aio_fildes = (uint32_t)o->fd,
-		.aio_buf = (uintptr_t)w->iov,
-		.aio_nbytes = w->n,
-		.aio_offset = (int64_t)w->offset,
-		.aio_data = (uintptr_t)w,
-	};
-	return syscall(SYS_io_submit, o->aio, 1, list) == 1 ? 0 : -EIO;
-}
-
-/* 0: it is under way; else it is written at once. */
-static int start(struct snap_output *o, struct under_way *w)
-{
-	int rc = -EAGAIN;
-
-	if (o->direct && !aligned(w))
-		return rc;
-	if (o->way == WAY_RING)
-		rc = start_ring(o, w);
-	else if (o->way == WAY_AIO)
-		rc = start_aio(o, w);
-	w->busy = rc == 0;
-	return rc;
-}
-
 static int copy_iov(struct under_way *w, const struct iovec *iov, unsigned n)
 {
 	struct iovec *more;
@@ -252,22 +209,6 @@ static int failed(const struct under_way *w, int rc, struct err *e)
 {
 	return err_sys(e, rc, "writing the snapshot at byte %llu",
 		(unsigned long long)w->offset);
-}
-
-int snap_output_write(struct snap_output *o, unsigned batch,
-	const struct iovec *iov, unsigned n, uint64_t offset, struct err *e)
-{
-	struct under_way *w = &o->w[batch];
-	int rc = copy_iov(w, iov, n);
-
-	if (rc)
-		return err_set(e, rc, "snapshot: out of memory");
-	w->offset = offset;
-	w->rc = 0;
-	if (!start(o, w))
-		return 0;
-	rc = write_now(o, w);
-	return rc ? failed(w, rc, e) : 0;
 }
 
 /* The next that is done, and its result; NULL: the kernel has no more. */
@@ -314,6 +255,88 @@ static void reap(struct snap_output *o)
 	w->rc = w->n ? write_now(o, w) : 0;
 }
 
+static void wait_all(struct snap_output *o)
+{
+	for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
+		while (o->w[i].busy && !o->broken)
+			reap(o);
+	}
+}
+
+/* An entry that the kernel did not take stays in the queue, and would go out
+ * with the next one, when its list is that of another write. So there is no
+ * next one: from now on writes are done at once. */
+static void stop_ring(struct snap_output *o)
+{
+	wait_all(o);
+	if (o->broken)
+		return;
+	io_uring_queue_exit(&o->ring);
+	o->way = WAY_NOW;
+}
+
+static int start_ring(struct snap_output *o, struct under_way *w)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&o->ring);
+
+	if (!sqe)
+		return -EBUSY;
+	/* the first registered file */
+	io_uring_prep_writev(sqe, 0, w->iov, w->n, w->offset);
+	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+	io_uring_sqe_set_data(sqe, w);
+	if (io_uring_submit(&o->ring) == 1)
+		return 0;
+	stop_ring(o);
+	return -EIO;
+}
+
+static int start_aio(const struct snap_output *o, struct under_way *w)
+{
+	struct iocb *list[1] = {&w->cb};
+
+	w->cb = (struct iocb){
+		.aio_lio_opcode = IOCB_CMD_PWRITEV,
+		.aio_fildes = (uint32_t)o->fd,
+		.aio_buf = (uintptr_t)w->iov,
+		.aio_nbytes = w->n,
+		.aio_offset = (int64_t)w->offset,
+		.aio_data = (uintptr_t)w,
+	};
+	return syscall(SYS_io_submit, o->aio, 1, list) == 1 ? 0 : -EIO;
+}
+
+/* 0: it is under way; else it is written at once. */
+static int start(struct snap_output *o, struct under_way *w)
+{
+	int rc = -EAGAIN;
+
+	if (o->broken || (o->direct && !aligned(w)))
+		return rc;
+	if (o->way == WAY_RING)
+		rc = start_ring(o, w);
+	else if (o->way == WAY_AIO)
+		rc = start_aio(o, w);
+	w->busy = rc == 0;
+	return rc;
+}
+
+int snap_output_write(struct snap_output *o, unsigned batch,
+	const struct iovec *iov, unsigned n, uint64_t offset, struct err *e)
+{
+	struct under_way *w = &o->w[batch];
+	int rc = copy_iov(w, iov, n);
+
+	if (rc)
+		return err_set(e, rc, "snapshot: out of memory");
+	w->offset = offset;
+	w->rc = 0;
+	if (!start(o, w))
+		return 0;
+	rc = write_now(o, w);
+	return rc ? failed(w, rc, e) : 0;
+}
+
 int snap_output_wait(struct snap_output *o, unsigned batch, struct err *e)
 {
 	struct under_way *w = &o->w[batch];
@@ -331,9 +354,8 @@ bool snap_output_close(struct snap_output *o)
 
 	if (!o)
 		return true;
+	wait_all(o);
 	for (unsigned i = 0; i < SNAP_OUTPUT_BATCHES; i++) {
-		while (o->w[i].busy && !o->broken)
-			reap(o);
 		done = done && !o->w[i].busy;
 		/* the list itself was copied when the write was submitted */
 		free(o->w[i].iov);

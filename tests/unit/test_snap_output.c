@@ -6,10 +6,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define PIECE (256 * KIB)
 
@@ -107,11 +112,88 @@ static void test_broken(void **state)
 	(void)close(fd[1]);
 }
 
+/* From now on a call that hands one entry to a ring is refused. */
+static int refuse_entries(void)
+{
+	struct sock_filter insn[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+			offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+			offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog prog = {ARRAY_SIZE(insn), insn};
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+}
+
+/* Pieces 0 to 7 with batch 0, each when the one before is written; another
+ * write is under way at the first that is refused. The exit status. */
+static int write_refused(int fd, uint8_t *buf)
+{
+	struct iovec last = {buf + PIECE, PIECE}, iov = {buf, PIECE};
+	struct snap_output *o;
+	struct err e = {0};
+
+	if (snap_output_open(fd, 16 * PIECE, &o, &e))
+		return 1;
+	if (find_ring() < 0)
+		return 77;
+	memset(buf + PIECE, 9, PIECE);
+	if (snap_output_write(o, 1, &last, 1, 8 * PIECE, &e) ||
+		refuse_entries())
+		return 2;
+	for (unsigned i = 0; i < 8; i++) {
+		memset(buf, (int)i + 1, PIECE);
+		if (snap_output_write(o, 0, &iov, 1, i * PIECE, &e) ||
+			snap_output_wait(o, 0, &e))
+			return 3;
+	}
+	return snap_output_wait(o, 1, &e) || !snap_output_close(o) ? 4 : 0;
+}
+
+/* A ring that takes an entry no more: it must not be taken later, when its list
+ * is another write's. */
+static void test_refused(void **state)
+{
+	uint8_t *buf = aligned_alloc(4096, 2 * PIECE), *back = malloc(PIECE);
+	char path[] = "/tmp/thaw-output-XXXXXX";
+	int fd = mkstemp(path), status;
+	pid_t pid;
+
+	(void)state;
+	assert_true(fd >= 0 && buf && back);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(write_refused(fd, buf));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(unlink(path), 0);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
+	for (unsigned i = 0; i < 9; i++) {
+		assert_int_equal(
+			pread_full(fd, back, PIECE, (uint64_t)i * PIECE), 0);
+		assert_int_equal(back[0], i + 1);
+		assert_memory_equal(back, back + 1, PIECE - 1);
+	}
+	(void)close(fd);
+	free(buf);
+	free(back);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_written),
 		cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
