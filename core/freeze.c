@@ -130,6 +130,16 @@ static int go_on(struct machine *m, struct freeze *f, struct err *e)
 	return r;
 }
 
+/* Nobody will hear of the child; without its socket it ends. */
+static void give_up(struct machine *m, struct freeze *f)
+{
+	(void)close(f->pidfd);
+	f->pidfd = -1;
+	f->taken = NULL;
+	if (m->mem.dirty)
+		dirty_settle(m->mem.dirty, false);
+}
+
 static int check(const struct machine *m, struct err *e)
 {
 	if (m->mem.backing == MEM_BUILDER)
@@ -179,8 +189,10 @@ int freeze_fork(struct machine *m, struct freeze *f, struct err *e)
 		struct err why = {0};
 
 		/* What happened first is what counts. */
-		if (go_on(m, f, &why) && !r)
+		if (go_on(m, f, &why) && !r) {
 			r = err_set(e, why.code, "%s", why.msg);
+			give_up(m, f);
+		}
 	}
 	if (!was_paused)
 		f->us.pause = us_since(&start);
