@@ -15,12 +15,17 @@
  *
  *   - at the fork every other thread must hold nothing: the vCPU threads are
  *     paused, which is to wait for m->run_cond in wait_paused() (vcpu.c),
- * having taken nothing but m->lock, which waiting gives back. The locks of
- * malloc() are free then, and the child may allocate;
+ *     having taken nothing but m->lock, which waiting gives back. The locks of
+ *     malloc() are free then, and the child may allocate;
  *   - so nothing may start another thread in a machine's process, unless it is
  *     known to wait in this moment, holding nothing;
- *   - the child takes no lock of the machine and starts no thread, and it calls
- *     nothing that would want to know its thread id from the C library;
+ *   - the child takes no lock of the machine;
+ *   - it may start threads. Of the C library's list of threads nobody holds the
+ *     lock either, since none begins or ends at the fork; the vCPUs' that stay
+ *     in it are never looked at again. What the library takes for the id of
+ *     the calling thread is the parent's, since this is no fork() of its: so no
+ *     mutex of a kind that looks at its owner (recursive, error checking,
+ *     robust), no pthread_kill() and no pthread_cancel();
  *   - it ends with _exit(): what exit() would run belongs to the parent.
  *
  * The child closes every descriptor but one before anything else, and unmaps

@@ -41,10 +41,8 @@ struct snap_write_opts {
 	 * as far as they are to be had. What they hold is not stored again.
 	 * NULL: nothing is shared with them. Borrowed. */
 	const struct snap *ancestors;
-	int zstd_level; /* 1 to SNAP_MAX_ZSTD; 0: raw */
-	/* Threads that help; 0: none is started, as a process must have it
-	 * that was forked from one with several. */
-	unsigned threads;
+	int zstd_level;   /* 1 to SNAP_MAX_ZSTD; 0: raw */
+	unsigned threads; /* that help; 0: none is started */
 	/* /proc/PID/pagemap of this process, opened before the jail: pages of
 	 * private memory that were never touched are then not read. 0 or less:
 	 * there is none, and everything is read. Borrowed. */

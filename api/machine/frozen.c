@@ -4,18 +4,26 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 
 /*
  * The process that holds a frozen machine: forked by freeze_fork(), under whose
- * rules everything here runs (core/freeze.c: no lock, no thread, _exit()). It
- * waits for one CTL_WRITE, writes, answers and is gone. The daemon supervises
- * it like any other process of ours; to cancel, it kills it. Nothing that is
- * written has a name before the daemon gives it one.
+ * rules everything here runs (core/freeze.c: no lock of the machine, _exit()).
+ * It waits for one CTL_WRITE, writes, answers and is gone. The daemon
+ * supervises it like any other process of ours; to cancel, it kills it. Nothing
+ * that is written has a name before the daemon gives it one.
+ *
+ * Several threads pack, checksum and compress. They have the filters of the
+ * machine's loop, like this thread, and so can make no ring: writes go by
+ * snapshot/output.c's other ways.
  */
 
 #define PROGRESS_NS 100000000ULL
+#define MAX_THREADS 4
+/* Beside a guest that runs: a third of the processor where both want it. */
+#define LIVE_NICE 5
 
 struct job {
 	struct worker *w;
@@ -121,6 +129,18 @@ static uint64_t count_pages(const struct mem *m, const uint64_t *bits)
 	return n;
 }
 
+/* Threads beside this one: one for each processor that we may use. */
+static unsigned helpers(void)
+{
+	unsigned n = MAX_THREADS;
+	cpu_set_t set;
+
+	/* fails when there are more than the set has room for */
+	if (!sched_getaffinity(0, sizeof(set), &set))
+		n = (unsigned)CPU_COUNT(&set);
+	return (n < MAX_THREADS ? n : MAX_THREADS) - 1;
+}
+
 static int write_file(struct job *j, const struct ctl_packet *p,
 	const uint64_t *bits, struct ctl_written *out, struct err *e)
 {
@@ -131,7 +151,7 @@ static int write_file(struct job *j, const struct ctl_packet *p,
 	uint64_t start = now_ns();
 	int r;
 
-	/* No thread helps: see core/freeze.c. */
+	o.threads = helpers();
 	o.zstd_level = (int)p->msg.write.zstd_level;
 	if (j->w->m.mem.backing != MEM_BUILDER)
 		o.pages = bits;
@@ -199,6 +219,8 @@ void frozen_run(struct worker *w, const struct frozen *f)
 	int r;
 
 	w->ctl = f->sock;
+	if (f->live)
+		(void)!nice(LIVE_NICE);
 	do {
 		r = ctl_recv(w->ctl, &p, w->buf);
 		if (r == -EAGAIN && poll(&pfd, 1, -1) < 0 && errno != EINTR)

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -66,6 +67,7 @@ static const int loop_calls[] = {
 	SCMP_SYS(io_setup), SCMP_SYS(io_submit),
 	SCMP_SYS(io_getevents), /* snapshot/output.c */
 	SCMP_SYS(sysinfo),      /* qsort() of glibc asks for the memory size */
+	SCMP_SYS(getpriority),  /* nice(); see rules_loop() */
 };
 
 /* A zygote also makes clones and waits for them. */
@@ -155,6 +157,11 @@ static int rules_loop(scmp_filter_ctx ctx, enum jail_kind kind)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX,
 				PAGEMAP_SCAN_IOCTL));
+	/* Its own: a snapshot of a guest that runs. */
+	if (!r && kind != JAIL_PAGER)
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(setpriority),
+			2, SCMP_A0(SCMP_CMP_EQ, PRIO_PROCESS, 0),
+			SCMP_A1(SCMP_CMP_EQ, 0, 0));
 	for (size_t i = 0; !r && i < ARRAY_SIZE(tap_ioctls); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 			SCMP_A1(SCMP_CMP_EQ, tap_ioctls[i], 0));

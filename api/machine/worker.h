@@ -134,7 +134,7 @@ int worker_settle(
  * the worker, sock its control socket. */
 struct frozen {
 	int sock;
-	bool diff;
+	bool diff, live;
 	enum ctl_against against;
 	const uint64_t *taken; /* NULL: changes are not tracked */
 };

@@ -117,6 +117,7 @@ int worker_snapshot(struct worker *w, struct ctl_packet *p, struct err *e)
 	if (r == 1)
 		frozen_run(w, &(struct frozen){.sock = sock,
 				      .diff = q.diff,
+				      .live = q.live,
 				      .against = q.against,
 				      .taken = f.taken});
 	if (r)

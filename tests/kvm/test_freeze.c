@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -60,6 +61,36 @@ static bool alone(int keep)
 	return fcntl(keep, F_GETFD) != -1;
 }
 
+static void *allocate(void *arg)
+{
+	bool *good = arg;
+
+	for (unsigned i = 0; i < 100 && *good; i++) {
+		void *p = malloc(100000 + i);
+
+		*good = p;
+		free(p);
+	}
+	return NULL;
+}
+
+/* Threads can be started, and be waited for. */
+static bool threads(void)
+{
+	bool good[3] = {true, true, true};
+	pthread_t t[3];
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (pthread_create(&t[i], NULL, allocate, &good[i]))
+			return false;
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		if (pthread_join(t[i], NULL))
+			return false;
+	}
+	return good[0] && good[1] && good[2];
+}
+
 /* In the child: look for a while, then say what was seen. */
 static void __attribute__((noreturn))
 look(const struct machine *m, const struct freeze *f)
@@ -78,6 +109,7 @@ look(const struct machine *m, const struct freeze *f)
 		free(p);
 		nap();
 	}
+	good = good && threads();
 	(void)!write(f->keep, text, strlen(text));
 	_exit(good ? 0 : 1);
 }

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -134,6 +135,17 @@ static void send_socket(void)
 	_exit(sendto(0, &c, 1, 0, NULL, 0) < 0 ? 0 : 1);
 }
 
+static void be_nice(void)
+{
+	errno = 0;
+	_exit(nice(1) == -1 && errno ? 1 : 0);
+}
+
+static void other_priority(void)
+{
+	_exit(setpriority(PRIO_PROCESS, (id_t)getppid(), 19) ? 1 : 2);
+}
+
 static void test_main_filter(void **state)
 {
 	(void)state;
@@ -142,6 +154,8 @@ static void test_main_filter(void **state)
 	assert_int_equal(in_jail(false, false, allocate_in_thread), 0);
 	assert_int_equal(in_jail(false, false, kvm_like_ioctl), 0);
 	assert_int_equal(in_jail(false, false, send_socket), 0);
+	assert_int_equal(in_jail(false, false, be_nice), 0);
+	assert_true(killed(in_jail(false, false, other_priority)));
 	assert_true(killed(in_jail(false, false, open_file)));
 	assert_true(killed(in_jail(false, false, exec_shell)));
 	assert_true(killed(in_jail(false, false, make_socket)));
