@@ -152,7 +152,8 @@ int snap_output_open(int fd, uint64_t most, struct snap_output **out,
 /* Waits for all writes. False: that could not be done, and the kernel may still
  * read the buffers: they must stay for as long as the process does. */
 bool snap_output_close(struct snap_output *o) MUST_USE;
-#define SNAP_OUTPUT_BATCHES 3
+/* So many that a disk does not run dry while the processors are busy. */
+#define SNAP_OUTPUT_BATCHES 6
 /* Write n pieces one behind the other at this offset; they stay untouched until
  * snap_output_wait() of the same batch number. */
 int snap_output_write(struct snap_output *o, unsigned batch,

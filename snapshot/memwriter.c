@@ -20,8 +20,10 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define BATCHES  SNAP_OUTPUT_BATCHES
-#define RAW_SIZE (SNAP_LEAF_CHUNKS * SNAP_CHUNK_SIZE)
+#define BATCHES SNAP_OUTPUT_BATCHES
+/* Compressing is slower than a disk, and takes a second buffer. */
+#define ZSTD_BATCHES 3
+#define RAW_SIZE     (SNAP_LEAF_CHUNKS * SNAP_CHUNK_SIZE)
 /* Pieces of one write: chunks, what fills up to the leaf, the leaf. */
 #define MAX_IOV (2 * SNAP_LEAF_CHUNKS + 2)
 
@@ -57,9 +59,10 @@ struct writer {
 	ZSTD_DCtx *unzstd; /* owned; to compare */
 	struct err *why;   /* owned, one per thread */
 	struct batch batch[BATCHES];
-	struct batch *b;  /* the one that is being made */
-	uint8_t *compare; /* owned: SNAP_CHUNK_SIZE, twice */
-	uint64_t offset;  /* where the next leaf's data goes */
+	unsigned nbatches; /* that are used */
+	struct batch *b;   /* the one that is being made */
+	uint8_t *compare;  /* owned: SNAP_CHUNK_SIZE, twice */
+	uint64_t offset;   /* where the next leaf's data goes */
 };
 
 /* ---- one chunk; several threads ---- */
@@ -317,10 +320,10 @@ static int make_all(struct writer *w, struct snap_root *root, struct err *e)
 	for (uint32_t i = 0; i < job->in->regions; i++)
 		total += job->in->region[i].size;
 	for (uint32_t i = 0; i < job->in->roots; i++) {
-		struct batch *b = &w->batch[i % BATCHES];
+		struct batch *b = &w->batch[i % w->nbatches];
 		int rc;
 
-		rc = snap_output_wait(w->out, i % BATCHES, e);
+		rc = snap_output_wait(w->out, i % w->nbatches, e);
 		if (rc)
 			return rc;
 		b->busy = false;
@@ -332,7 +335,7 @@ static int make_all(struct writer *w, struct snap_root *root, struct err *e)
 		if (job->progress && job->progress(job->arg, done, total))
 			return err_set(e, -ECANCELED, "cancelled");
 	}
-	for (unsigned i = 0; i < BATCHES; i++) {
+	for (unsigned i = 0; i < w->nbatches; i++) {
 		int rc = snap_output_wait(w->out, i, e);
 
 		if (rc)
@@ -345,7 +348,8 @@ static int make_all(struct writer *w, struct snap_root *root, struct err *e)
 
 static int open_batches(struct writer *w)
 {
-	for (unsigned i = 0; i < BATCHES; i++) {
+	w->nbatches = w->job->zstd_level ? ZSTD_BATCHES : BATCHES;
+	for (unsigned i = 0; i < w->nbatches; i++) {
 		struct batch *b = &w->batch[i];
 
 		b->raw = aligned_alloc(SNAP_PAGE_SIZE, RAW_SIZE);
