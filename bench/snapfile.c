@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -25,8 +24,7 @@ static int fail(struct bench *b, const char *what, const struct err *e)
 	return cli_fail(b->c, EXIT_FAILED, "%s: %s", what, e->msg);
 }
 
-/* Count one that worked. */
-static int count(struct bench *b, struct result *r, double v)
+int bench_count(struct bench *b, struct result *r, double v)
 {
 	r->n++;
 	if (series_add(&r->us, v))
@@ -88,11 +86,9 @@ static int make_machine(struct bench *b, struct machine *m, uint64_t memory)
 	return EXIT_DONE;
 }
 
-/* A page that compresses about as guests' pages do: every fourth word is
- * random. */
-static void fill_page(struct machine *m, uint64_t page, uint64_t seed)
+void bench_fill_page(struct mem *mem, uint64_t page, uint64_t seed)
 {
-	uint64_t *p = (uint64_t *)(void *)(m->mem.map + page * PAGE_SIZE_4K);
+	uint64_t *p = (uint64_t *)(void *)(mem->map + page * PAGE_SIZE_4K);
 	uint64_t x = (page + 1) * 0x9e3779b97f4a7c15ULL ^ seed;
 
 	for (unsigned i = 0; i < PAGE_SIZE_4K / 8; i++) {
@@ -106,196 +102,6 @@ static void fill_page(struct machine *m, uint64_t page, uint64_t seed)
 static void mark(uint64_t *bits, uint64_t page)
 {
 	bits[page / 64] |= 1ULL << page % 64;
-}
-
-/* ---- whole snapshots ---- */
-
-struct restored {
-	struct result *with, *without, *share;
-};
-
-static int write_raw_or_zstd(struct bench *b, struct machine *m, int fd,
-	int level, struct snap_written *w)
-{
-	struct snap_write_opts o = {
-		.zstd_level = level, .threads = SNAP_LOAD_THREADS};
-	struct err e = {0};
-
-	return snap_write(m, fd, &o, w, &e) ? fail(b, "snapshot", &e)
-					    : EXIT_DONE;
-}
-
-/* All of its memory, from the disk. */
-static int load_cold(
-	struct bench *b, int fd, uint64_t memory, bool checked, double *us)
-{
-	struct snap *s = NULL;
-	struct err e = {0};
-	struct mem mem;
-	uint64_t start;
-	int rc;
-
-	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	if (mem_create(&mem, memory, MEM_PRIVATE, -1, &e))
-		return fail(b, "memory", &e);
-	start = now_ns();
-	rc = snap_open(fd, &s, &e);
-	if (!rc && checked)
-		rc = snap_load_memory(s, &mem, SNAP_LOAD_THREADS, &e);
-	else if (!rc)
-		rc = snap_load_unchecked(s, &mem, SNAP_LOAD_THREADS, &e);
-	*us = us_since(start);
-	snap_close(s);
-	mem_destroy(&mem);
-	return rc ? fail(b, "load", &e) : EXIT_DONE;
-}
-
-/* What the checksums of a restore cost: with them and without in turns. Of a
- * few the fastest of each, since a disk's own times differ by more than that.
- */
-static int checksums(
-	struct bench *b, int fd, uint64_t memory, struct restored *r)
-{
-	double best[2] = {INFINITY, INFINITY};
-	int rc = EXIT_DONE;
-
-	for (unsigned i = 0; i < 6 && !rc; i++) {
-		unsigned checked = (i ^ i / 2) & 1;
-		double us = 0;
-
-		rc = load_cold(b, fd, memory, checked, &us);
-		if (!rc)
-			rc = count(b, checked ? r->with : r->without, us);
-		best[checked] = us < best[checked] ? us : best[checked];
-	}
-	/* less than nothing is noise */
-	return rc ? rc
-		  : count(b, r->share,
-			    best[1] > best[0]
-				    ? 100 * (best[1] - best[0]) / best[1]
-				    : 0);
-}
-
-static int full_once(struct bench *b, struct machine *m, struct result *raw,
-	struct result *dd, struct result *verify, struct restored *restored)
-{
-	struct snap_written w;
-	struct snap_verified v;
-	struct err e = {0};
-	char path[128];
-	uint64_t start;
-	int fd = new_file(b, "full", path), rc;
-
-	if (fd < 0)
-		return cli_fail(
-			b->c, EXIT_FAILED, "%s: %s", path, strerror(errno));
-	start = now_ns();
-	rc = write_raw_or_zstd(b, m, fd, 0, &w);
-	if (!rc)
-		rc = count(b, raw, us_since(start));
-	if (!rc)
-		rc = count(b, dd, bench_dd(b, w.file_bytes));
-	if (!rc)
-		rc = checksums(b, fd, m->mem.size, restored);
-	/* the second time from the page cache */
-	for (unsigned i = 0; i < 2 && !rc; i++) {
-		start = now_ns();
-		if (snap_verify_fd(fd, &v, NULL, NULL, &e))
-			rc = fail(b, "verify", &e);
-	}
-	if (!rc)
-		rc = count(b, verify,
-			(double)w.file_bytes / 1000 / us_since(start));
-	(void)close(fd);
-	return rc;
-}
-
-static int zstd_once(struct bench *b, struct machine *m, struct result *r)
-{
-	int fd = memfd_create("sink", MFD_CLOEXEC), rc;
-	struct snap_written w;
-	uint64_t start = now_ns();
-
-	if (fd < 0)
-		return cli_fail(
-			b->c, EXIT_FAILED, "memfd: %s", strerror(errno));
-	rc = write_raw_or_zstd(b, m, fd, 1, &w);
-	if (!rc)
-		rc = count(b, r, us_since(start));
-	(void)snprintf(r->note, sizeof(r->note),
-		"1 GiB guest, half its pages not zero, to memory; %llu MiB",
-		(unsigned long long)(w.file_bytes / MIB));
-	(void)close(fd);
-	return rc;
-}
-
-static int memcpy_once(struct bench *b, struct machine *m, struct result *r)
-{
-	uint64_t n = m->mem.size / 2, start;
-	void *to = mmap(NULL, n, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	if (to == MAP_FAILED)
-		return cli_fail(b->c, EXIT_FAILED, "out of memory");
-	start = now_ns();
-	memcpy(to, m->mem.map, n);
-	/* what is copied is used */
-	__asm__ volatile("" : : "r"(to) : "memory");
-	(void)count(b, r, us_since(start));
-	(void)munmap(to, n);
-	return EXIT_DONE;
-}
-
-static int bench_full(struct bench *b)
-{
-	struct result *raw = bench_result(b, "full_raw");
-	struct result *dd = bench_result(b, "full_raw_dd");
-	struct result *zstd = bench_result(b, "full_zstd1");
-	struct result *copy = bench_result(b, "memcpy_512m");
-	struct result *verify = bench_result(b, "verify_rate");
-	struct restored restored = {
-		.with = bench_result(b, "restore_raw"),
-		.without = bench_result(b, "restore_raw_unchecked"),
-		.share = bench_result(b, "restore_checksum_share"),
-	};
-	uint64_t n = b->o->n ? b->o->n : 5;
-	struct machine *m = calloc(1, sizeof(*m));
-	int rc = m ? make_machine(b, m, GIB) : EXIT_FAILED;
-
-	if (rc) {
-		free(m);
-		return rc;
-	}
-	for (uint64_t p = 0; p < PAGES_OF(GIB); p += 2)
-		fill_page(m, p, 1);
-	verify->unit = "GB/s";
-	restored.share->unit = "%";
-	for (uint64_t i = 0; i < n && !rc; i++) {
-		bench_progress(b, "full", i, n);
-		rc = full_once(b, m, raw, dd, verify, &restored);
-		if (!rc)
-			rc = zstd_once(b, m, zstd);
-		if (!rc)
-			rc = memcpy_once(b, m, copy);
-	}
-	bench_progress(b, "full", n, n);
-	(void)snprintf(raw->note, sizeof(raw->note),
-		"1 GiB guest, half its pages not zero, written and synced");
-	(void)snprintf(dd->note, sizeof(dd->note),
-		"as many bytes, O_DIRECT where it can be had, 1 MiB blocks, "
-		"fsync");
-	(void)snprintf(verify->note, sizeof(verify->note),
-		"that file, from the page cache");
-	(void)snprintf(restored.with->note, sizeof(restored.with->note),
-		"that file's memory, all of it, from the disk");
-	(void)snprintf(restored.without->note, sizeof(restored.without->note),
-		"the same, but chunks are not checked, in turns");
-	(void)snprintf(restored.share->note, sizeof(restored.share->note),
-		"what the checks are of the whole, by the fastest of three "
-		"of each");
-	machine_destroy(m);
-	free(m);
-	return rc;
 }
 
 /* ---- chains ---- */
@@ -337,13 +143,13 @@ static int make_chain(struct bench *b, struct chain *c, unsigned depth)
 		return rc;
 	}
 	for (uint64_t p = 0; p < PAGES_OF(CHAIN_MEM); p += 2)
-		fill_page(m, p, 1);
+		bench_fill_page(&m->mem, p, 1);
 	rc = add_file(b, m, c, &o, &w);
 	for (unsigned i = 0; i < depth && !rc; i++) {
 		memset(bits, 0, PAGES_OF(CHAIN_MEM) / 8);
 		for (uint64_t p = 4 * i; p < PAGES_OF(CHAIN_MEM);
 			p += 4ULL * depth) {
-			fill_page(m, p, 2);
+			bench_fill_page(&m->mem, p, 2);
 			mark(bits, p);
 		}
 		parent.uuid = w.uuid;
@@ -396,7 +202,7 @@ static int bench_chain(struct bench *b)
 		if (!rc)
 			rc = load_chain(b, &many, &u16);
 		if (!rc)
-			rc = count(b, r, u16 / u1);
+			rc = bench_count(b, r, u16 / u1);
 	}
 	bench_progress(b, r->name, n, n);
 	(void)snprintf(r->note, sizeof(r->note),
@@ -448,7 +254,7 @@ static int write_8g(struct bench *b, char path[128])
 		return rc;
 	}
 	for (uint64_t p = 0; p < PAGES_OF(8 * GIB); p += 16) {
-		fill_page(m, p, 3);
+		bench_fill_page(&m->mem, p, 3);
 		mark(bits, p);
 	}
 	fd = new_file(b, "8g", path);
@@ -473,7 +279,7 @@ static int bench_inspect(struct bench *b)
 
 		rc = run_inspect(b, path, &us);
 		if (!rc)
-			rc = count(b, r, us);
+			rc = bench_count(b, r, us);
 	}
 	(void)snprintf(r->note, sizeof(r->note),
 		"thaw inspect, start to end, of an 8 GiB guest with a page in "
@@ -484,9 +290,7 @@ static int bench_inspect(struct bench *b)
 
 int bench_snapfile(struct bench *b)
 {
-	int rc = bench_full(b);
+	int rc = bench_chain(b);
 
-	if (!rc)
-		rc = bench_chain(b);
 	return rc ? rc : bench_inspect(b);
 }

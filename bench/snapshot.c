@@ -10,8 +10,7 @@ static int call(struct bench *b, struct thaw_result *res)
 	return thaw_call(b->t, -1, res, &e) ? bench_error(b, &e) : EXIT_DONE;
 }
 
-/* A machine of the built-in guest that tracks what it changes. */
-static int boot(struct bench *b, uint64_t memory, char id[64])
+int bench_machine(struct bench *b, uint64_t memory, char id[64])
 {
 	msgpack_packer *p = thaw_request(b->t, "machine.create", 3);
 	struct thaw_result res;
@@ -31,7 +30,7 @@ static int boot(struct bench *b, uint64_t memory, char id[64])
 		  : EXIT_DONE;
 }
 
-static int stop(struct bench *b, const char *id)
+int bench_machine_stop(struct bench *b, const char *id)
 {
 	mp_key_str(thaw_request(b->t, "machine.stop", 1), "id", id);
 	return call(b, NULL);
@@ -51,27 +50,25 @@ static int touch(struct bench *b, const char *id, unsigned mib, unsigned kind)
 	return call(b, NULL);
 }
 
-struct shot {
-	double pause_us, total_us;
-	uint64_t bytes;
-	unsigned number; /* in: of the file; what a diff builds on stays */
-};
-
-static int shoot(struct bench *b, const char *id, const char *type, bool live,
+int bench_shoot(struct bench *b, const char *id, const char *type, bool live,
 	struct shot *s, struct result *r)
 {
-	msgpack_packer *p = thaw_request(b->t, "machine.snapshot", 5);
+	msgpack_packer *p =
+		thaw_request(b->t, "machine.snapshot", s->level ? 7 : 5);
 	struct thaw_result res;
-	char path[128];
 	int rc;
 
-	(void)snprintf(
-		path, sizeof(path), "%s/%s%u.thaw", b->dir, type, s->number);
+	(void)snprintf(s->path, sizeof(s->path), "%s/%s%u.thaw",
+		s->dir ? s->dir : b->dir, type, s->number);
 	mp_key_str(p, "id", id);
-	mp_key_str(p, "path", path);
+	mp_key_str(p, "path", s->path);
 	mp_key_str(p, "type", type);
 	mp_key_bool(p, "live", live);
 	mp_key_bool(p, "force", true);
+	if (s->level) {
+		mp_key_str(p, "codec", "zstd");
+		mp_key_u64(p, "level", s->level);
+	}
 	rc = call(b, &res);
 	if (rc)
 		return rc;
@@ -84,15 +81,6 @@ static int shoot(struct bench *b, const char *id, const char *type, bool live,
 	return rc ? cli_fail(b->c, EXIT_FAILED, "out of memory") : EXIT_DONE;
 }
 
-static int count(struct bench *b, struct result *r, double v)
-{
-	r->n++;
-	if (series_add(&r->us, v))
-		return cli_fail(b->c, EXIT_FAILED, "out of memory");
-	r->ok++;
-	return EXIT_DONE;
-}
-
 /* The pause of live snapshots of a machine of which so much is mapped. */
 static int live(
 	struct bench *b, const char *name, uint64_t memory, unsigned mapped)
@@ -101,23 +89,23 @@ static int live(
 	uint64_t n = b->o->n ? b->o->n : 10;
 	struct shot s = {.number = 0};
 	char id[64], size[16];
-	int rc = boot(b, memory, id);
+	int rc = bench_machine(b, memory, id);
 
 	if (rc)
 		return rc;
 	rc = touch(b, id, mapped, 0);
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		bench_progress(b, name, i, n);
-		rc = shoot(b, id, "full", true, &s, r);
+		rc = bench_shoot(b, id, "full", true, &s, r);
 		if (!rc)
-			rc = count(b, r, s.pause_us);
+			rc = bench_count(b, r, s.pause_us);
 	}
 	bench_progress(b, name, n, n);
 	(void)snprintf(r->note, sizeof(r->note),
 		"pause of the guest, live snapshot of a %s guest after it "
 		"wrote %u MiB",
 		fmt_size(memory, size), mapped);
-	return rc ? rc : stop(b, id);
+	return rc ? rc : bench_machine_stop(b, id);
 }
 
 /* What no file of the chain has; then what the last one has. */
@@ -128,17 +116,17 @@ static int diff_once(struct bench *b, const char *id, struct shot *s,
 	int rc = touch(b, id, 10, s->number);
 
 	if (!rc)
-		rc = shoot(b, id, "diff", false, s, NULL);
+		rc = bench_shoot(b, id, "diff", false, s, NULL);
 	if (!rc)
-		rc = count(b, r, s->total_us);
+		rc = bench_count(b, r, s->total_us);
 	if (!rc)
-		rc = count(b, dd, bench_dd(b, s->bytes));
+		rc = bench_count(b, dd, bench_dd(b, s->bytes));
 	if (!rc)
 		rc = touch(b, id, 10, s->number);
 	if (!rc)
-		rc = shoot(b, id, "diff", false, &again, NULL);
+		rc = bench_shoot(b, id, "diff", false, &again, NULL);
 	if (!rc)
-		rc = count(b, same, again.total_us);
+		rc = bench_count(b, same, again.total_us);
 	(void)snprintf(same->note, sizeof(same->note),
 		"the same, but all of it is in the parent already; %llu KiB",
 		(unsigned long long)(again.bytes / KIB));
@@ -154,19 +142,19 @@ static int diff(struct bench *b)
 	uint64_t n = b->o->n ? b->o->n : 10;
 	struct shot s = {.bytes = 0};
 	char id[64];
-	int rc = boot(b, GIB, id);
+	int rc = bench_machine(b, GIB, id);
 
 	if (rc)
 		return rc;
 	rc = touch(b, id, 64, 0);
 	if (!rc)
-		rc = shoot(b, id, "full", false, &s, NULL);
+		rc = bench_shoot(b, id, "full", false, &s, NULL);
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		bench_progress(b, "diff", i, n);
 		s.number = (unsigned)i + 1;
 		/* a chain has an end */
 		if (i % 16 == 15)
-			rc = shoot(b, id, "full", false, &s, NULL);
+			rc = bench_shoot(b, id, "full", false, &s, NULL);
 		if (!rc)
 			rc = diff_once(b, id, &s, r, dd, same);
 	}
@@ -177,7 +165,7 @@ static int diff(struct bench *b)
 		(unsigned long long)(s.bytes / KIB));
 	(void)snprintf(dd->note, sizeof(dd->note),
 		"as many bytes, O_DIRECT where it can be had, fsync");
-	return rc ? rc : stop(b, id);
+	return rc ? rc : bench_machine_stop(b, id);
 }
 
 int bench_snapshot(struct bench *b)
@@ -188,7 +176,9 @@ int bench_snapshot(struct bench *b)
 		return cli_fail(b->c, EXIT_USAGE,
 			"snapshot: this benchmark writes files of its own; run "
 			"it without --socket");
-	rc = bench_snapfile(b);
+	rc = bench_full(b);
+	if (!rc)
+		rc = bench_snapfile(b);
 	if (!rc)
 		rc = live(b, "live_pause_128m", 128 * MIB, 10);
 	if (!rc)
