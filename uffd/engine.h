@@ -19,6 +19,11 @@
  * own, so that no fault ever waits behind the background. Two loads of a window
  * are harmless: what is there already is skipped.
  *
+ * What has to be fetched, rather than read from a file, may take as long as its
+ * source likes. Such jobs have neither all workers nor all of the demand's
+ * jobs, so that faults on what is at hand do not wait behind them; who finds
+ * none free is parked.
+ *
  * .lock protects windows, jobs, queues, clients and waiters. It is never held
  * over a system call that can wait. When all of a window is checked, the pages
  * that somebody waits for are published first, and those who wait for them are
@@ -40,9 +45,11 @@
 #define AHEAD_JOBS  4
 /* Of the demand jobs, those that read-ahead may have: the smaller part. */
 #define READAHEAD_JOBS 24
-#define NSTREAMS       4
-#define MAX_WORKERS    64
-#define MAX_EVENTS     64 /* read from a client at once */
+/* Of the demand jobs, those that may wait for bytes that are fetched. */
+#define FETCH_JOBS  48
+#define NSTREAMS    4
+#define MAX_WORKERS 64
+#define MAX_EVENTS  64 /* read from a client at once */
 
 enum win_state {
 	WIN_ABSENT,
@@ -99,6 +106,7 @@ struct job {
 	enum lane lane;
 	bool busy;       /* not free */
 	bool ahead;      /* begun by read-ahead, whatever the lane is now */
+	bool counted;    /* in pager.nfetch */
 	bool mapped;     /* the pieces are known */
 	unsigned nread;  /* pieces whose bytes are in .stored */
 	uint64_t window; /* the first one */
@@ -145,10 +153,12 @@ struct pager {
 	struct job *free_demand, *free_run;
 	struct job *queue[NLANES_], **tail[NLANES_];
 	struct waiter *backlog, **backlog_tail; /* no demand job was free */
+	struct waiter *parked, **parked_tail;   /* none that fetches was */
 	struct bad_window *bad;
 	uint64_t present; /* windows that are PRESENT */
 	unsigned loading; /* jobs that are not free */
 	unsigned nahead;  /* of these: begun by read-ahead */
+	unsigned nfetch;  /* of these: the demand's, and have to be fetched */
 	bool stop, complete, filling;
 
 	struct event_node *events, **events_tail;
@@ -158,9 +168,10 @@ struct pager {
 	struct ring fault_ring, ahead_ring;
 
 	pthread_t fault_thread, ahead_thread, worker[MAX_WORKERS + 1];
-	unsigned nworkers; /* that run, the slow one included */
-	unsigned nfast;    /* of these, not the slow one; at least 2 */
-	unsigned nreading; /* of these, busy with reads no fault waits for */
+	unsigned nworkers;  /* that run, the slow one and those kept included */
+	unsigned nfast;     /* of these, may read and fetch; at least 2 */
+	unsigned nreading;  /* of these, busy with reads no fault waits for */
+	unsigned nfetching; /* of these, busy with fetches of faults */
 	bool fault_runs, ahead_runs;
 
 	struct ws set;      /* bits NULL: none */
@@ -183,6 +194,10 @@ void job_queue_locked(struct pager *p, struct job *j);
 struct bad_window *bad_find_locked(struct pager *p, uint64_t window);
 /* Where the pieces of a single window are. -EAGAIN as psrc_ops.map. */
 int job_map(struct pager *p, struct job *j, bool may_block, struct err *e);
+/* Some of its bytes are yet to be fetched. */
+bool job_fetches(const struct job *j);
+/* It is mapped: may it be loaded? If not, it is gone; who waits is parked. */
+bool job_admit(struct pager *p, struct job *j) MUST_USE;
 /* Get what is not read yet, check, unpack, publish, and answer. Any thread. */
 void job_run(struct pager *p, struct job *j, uint8_t *scratch);
 /* Ask a ring for what is read at once; an error: read it synchronously. */

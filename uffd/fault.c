@@ -33,6 +33,8 @@ void start_load(struct pager *p, struct job *j)
 		job_run(p, j, NULL);
 		return;
 	}
+	if (!job_admit(p, j))
+		return;
 	if (!job_ask(&p->fault_ring, j))
 		return;
 	job_queue(p, j);
@@ -191,6 +193,16 @@ static void run_backlog(struct pager *p)
 	struct waiter *w, *next;
 
 	(void)pthread_mutex_lock(&p->lock);
+	/* As many as may be fetched now. */
+	for (unsigned n = p->nfetch; n < FETCH_JOBS && p->parked; n++) {
+		w = p->parked;
+		p->parked = w->next;
+		w->next = NULL;
+		*p->backlog_tail = w;
+		p->backlog_tail = &w->next;
+	}
+	if (!p->parked)
+		p->parked_tail = &p->parked;
 	w = p->backlog;
 	p->backlog = NULL;
 	p->backlog_tail = &p->backlog;
@@ -201,9 +213,9 @@ static void run_backlog(struct pager *p)
 	}
 }
 
-/* Out of a list: who has waited for too long. */
-static void take_late(struct waiter **list, struct waiter **late, uint64_t now,
-	uint64_t patience)
+/* Out of a list: who has waited for too long. Returns its tail. */
+static struct waiter **take_late(struct waiter **list, struct waiter **late,
+	uint64_t now, uint64_t patience)
 {
 	while (*list) {
 		struct waiter *w = *list;
@@ -216,6 +228,7 @@ static void take_late(struct waiter **list, struct waiter **late, uint64_t now,
 		w->next = *late;
 		*late = w;
 	}
+	return list;
 }
 
 static struct waiter *take_all_late(struct pager *p)
@@ -225,13 +238,11 @@ static struct waiter *take_all_late(struct pager *p)
 
 	(void)pthread_mutex_lock(&p->lock);
 	for (unsigned i = 0; i < DEMAND_JOBS; i++)
-		take_late(&p->demand[i].waiters, &late, now, patience);
+		(void)take_late(&p->demand[i].waiters, &late, now, patience);
 	for (unsigned i = 0; i < AHEAD_JOBS; i++)
-		take_late(&p->run[i].waiters, &late, now, patience);
-	take_late(&p->backlog, &late, now, patience);
-	p->backlog_tail = &p->backlog;
-	while (*p->backlog_tail)
-		p->backlog_tail = &(*p->backlog_tail)->next;
+		(void)take_late(&p->run[i].waiters, &late, now, patience);
+	p->backlog_tail = take_late(&p->backlog, &late, now, patience);
+	p->parked_tail = take_late(&p->parked, &late, now, patience);
 	(void)pthread_mutex_unlock(&p->lock);
 	return late;
 }
@@ -322,7 +333,7 @@ static bool one_turn(struct pager *p, uint8_t *scratch, bool *soon)
 	int n;
 
 	(void)pthread_mutex_lock(&p->lock);
-	idle = !p->loading && !p->backlog;
+	idle = !p->loading && !p->backlog && !p->parked;
 	(void)pthread_mutex_unlock(&p->lock);
 	n = wait_events(p, ev, idle ? -1 : TICK_MS, soon);
 	for (int i = 0; i < n; i++) {

@@ -15,6 +15,7 @@ struct job *job_take_locked(struct pager *p, enum lane lane)
 	j->lane = lane;
 	j->busy = true;
 	j->ahead = lane == LANE_AHEAD;
+	j->counted = false;
 	p->nahead += j->ahead;
 	j->mapped = false;
 	j->nread = 0;
@@ -37,13 +38,14 @@ void job_put_locked(struct pager *p, struct job *j)
 
 	j->busy = false;
 	p->nahead -= j->ahead;
+	p->nfetch -= j->counted;
 	j->next = *list;
 	*list = j;
 	p->loading--;
 	/* Whom the end of a fault's load concerns looks at the clock. */
 	if (j->lane > LANE_AHEAD)
 		pthread_cond_broadcast(&p->ahead);
-	if (p->backlog)
+	if (p->backlog || (p->parked && j->counted))
 		kick_fault(p);
 }
 
@@ -102,6 +104,48 @@ int job_map(struct pager *p, struct job *j, bool may_block, struct err *e)
 	memcpy(j->piece, w.piece, w.n * sizeof(w.piece[0]));
 	j->mapped = true;
 	return 0;
+}
+
+bool job_fetches(const struct job *j)
+{
+	unsigned i = j->nread;
+
+	while (i < j->npieces && j->piece[i].file >= 0)
+		i++;
+	return i < j->npieces;
+}
+
+static void park_locked(struct pager *p, struct job *j)
+{
+	struct window *w = &p->win[j->window];
+
+	if (w->state == WIN_LOADING && w->job == j) {
+		w->state = WIN_ABSENT;
+		w->job = NULL;
+	}
+	*p->parked_tail = j->waiters;
+	while (*p->parked_tail)
+		p->parked_tail = &(*p->parked_tail)->next;
+	j->waiters = NULL;
+	job_put_locked(p, j);
+}
+
+bool job_admit(struct pager *p, struct job *j)
+{
+	bool ok = true;
+
+	(void)pthread_mutex_lock(&p->lock);
+	if (j->lane <= LANE_AHEAD && !j->counted && job_fetches(j)) {
+		ok = p->nfetch < FETCH_JOBS;
+		if (ok) {
+			j->counted = true;
+			p->nfetch++;
+		} else {
+			park_locked(p, j);
+		}
+	}
+	(void)pthread_mutex_unlock(&p->lock);
+	return ok;
 }
 
 /* ---- the bytes ---- */
@@ -268,9 +312,18 @@ void job_run(struct pager *p, struct job *j, uint8_t *scratch)
 	uint8_t *held = NULL;
 	struct err e = {0};
 
-	if (!j->mapped && job_map(p, j, true, &e)) {
-		job_fail(p, j, &e);
-		return;
+	if (!j->mapped) {
+		if (job_map(p, j, true, &e)) {
+			job_fail(p, j, &e);
+			return;
+		}
+		if (!job_admit(p, j))
+			return;
+		/* By a worker that may wait. */
+		if (job_fetches(j)) {
+			job_queue(p, j);
+			return;
+		}
 	}
 	unpack(p, j, scratch);
 	if (p->o.record) {

@@ -14,6 +14,8 @@
 
 #define MIN_WORKERS  2
 #define AUTO_WORKERS 8
+/* Where bytes are fetched, one worker for so many others never does that. */
+#define KEPT_OF 8
 
 /* ---- the base ---- */
 
@@ -84,6 +86,7 @@ static int jobs_init(struct pager *p)
 	for (unsigned i = 0; i < NLANES_; i++)
 		p->tail[i] = &p->queue[i];
 	p->backlog_tail = &p->backlog;
+	p->parked_tail = &p->parked;
 	p->events_tail = &p->events;
 	return 0;
 }
@@ -218,8 +221,10 @@ static int start_workers(struct pager *p)
 		n = (unsigned)min_u64((uint64_t)CPU_COUNT(&cpus), AUTO_WORKERS);
 	if (n < MIN_WORKERS)
 		n = MIN_WORKERS;
-	n = (unsigned)min_u64(n, MAX_WORKERS);
+	n = (unsigned)min_u64(n, MAX_WORKERS - MAX_WORKERS / KEPT_OF);
 	p->nfast = n;
+	if (p->src->ops->fetch)
+		n += (n + KEPT_OF - 1) / KEPT_OF;
 	for (unsigned i = 0; !r && i <= n; i++) {
 		r = pthread_create(&p->worker[i], NULL,
 			i ? worker_main : slow_worker_main, p);
@@ -287,6 +292,7 @@ static void free_lists(struct pager *p)
 	for (unsigned i = 0; i < AHEAD_JOBS; i++)
 		free_waiters(p->run[i].waiters);
 	free_waiters(p->backlog);
+	free_waiters(p->parked);
 	while (p->clients) {
 		struct client *c = p->clients;
 

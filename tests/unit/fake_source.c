@@ -115,7 +115,7 @@ static int fake_map(struct psrc *src, uint64_t w, bool may_block,
 		if (!part || (i && !s->split))
 			continue;
 		*p = (struct psrc_piece){
-			.file = s->files ? 0 : -1,
+			.file = s->files && w < s->far ? 0 : -1,
 			.length = (uint32_t)(__builtin_popcount(part) *
 					     (int)PAGE_SIZE_4K),
 			.offset = w * PSRC_WINDOW + (i ? PSRC_WINDOW / 2 : 0),
@@ -200,6 +200,7 @@ void fake_source_init(struct fake_source *s, uint64_t windows)
 	s->src.size = windows * PSRC_WINDOW;
 	s->windows = windows;
 	s->memfd = -1;
+	s->far = windows;
 	s->mapped = calloc(windows, 1);
 	assert_non_null(s->mapped);
 	assert_int_equal(pthread_mutex_init(&s->lock, NULL), 0);

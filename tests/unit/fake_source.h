@@ -25,6 +25,7 @@ struct fake_source {
 	bool packed;     /* not plain: decode has to unpack */
 	bool split;      /* two pieces a window */
 	bool lazy_map;   /* map needs to block the first time */
+	uint64_t far;    /* with .files: windows from here on are fetched */
 	int memfd;       /* owned */
 	uint8_t *mapped; /* owned: window was mapped once */
 

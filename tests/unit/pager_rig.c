@@ -59,7 +59,7 @@ void fed_machine(struct pager_rig *r, struct mem *m, uint64_t id)
 	struct err e = {0};
 	int fd;
 
-	if (mem_create(m, SIZE, MEM_LAZY, pager_base(r->p), &e) ||
+	if (mem_create(m, r->src.src.size, MEM_LAZY, pager_base(r->p), &e) ||
 		uffd_arm(&r->host, m, &e))
 		fail_msg("%s", e.msg);
 	if (m->uffd < 0)

@@ -154,6 +154,126 @@ static void test_fill_stalls(void **state)
 	pager_rig_fini(&r);
 }
 
+#define CROWD 100 /* more than there are jobs, and many more than workers */
+
+static uint64_t content_of(uint64_t window)
+{
+	uint64_t n = window * PSRC_PAGES;
+
+	while (fake_page_is_zero(n))
+		n++;
+	return n;
+}
+
+static void touch_soon(struct toucher *t)
+{
+	touch_start(t);
+	for (unsigned i = 0; i < 5000; i++) {
+		if (__atomic_load_n(&t->done, __ATOMIC_ACQUIRE))
+			break;
+		(void)usleep(1000);
+	}
+	assert_true(__atomic_load_n(&t->done, __ATOMIC_ACQUIRE));
+	assert_int_equal(pthread_join(t->thread, NULL), 0);
+	assert_true(t->right);
+}
+
+/* A source that hangs holds up those who need it, and not those whose pages are
+ * in its cache; and when it goes on, everybody gets what they wait for. */
+static void hung_source(bool lazy_map)
+{
+	struct toucher *t = calloc(CROWD, sizeof(*t));
+	struct toucher near;
+	struct pager_rig r;
+	unsigned n = 0;
+	struct mem m;
+
+	assert_non_null(t);
+	pager_rig_init(&r);
+	fake_source_fini(&r.src);
+	fake_source_init(&r.src, 4 * WINDOWS);
+	r.src.files = r.src.packed = true;
+	r.src.lazy_map = lazy_map;
+	r.src.far = 8;
+	r.o.stall_ms = 60000;
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	fake_source_fault(&r.src, FAKE_STALL, UINT64_MAX);
+	for (uint64_t w = 8; n < CROWD; w++) {
+		if (w % 8 == 7)
+			continue;
+		t[n] = (struct toucher){.m = &m, .page = content_of(w)};
+		touch_start(&t[n++]);
+	}
+	while (stats_of(&r).faults < CROWD)
+		(void)usleep(1000);
+	for (uint64_t w = 0; w < 7; w++) {
+		near = (struct toucher){.m = &m, .page = content_of(w)};
+		touch_soon(&near);
+	}
+	for (unsigned i = 0; i < CROWD; i++)
+		assert_false(__atomic_load_n(&t[i].done, __ATOMIC_ACQUIRE));
+	fake_source_fault(&r.src, FAKE_FINE, UINT64_MAX);
+	for (unsigned i = 0; i < CROWD; i++) {
+		assert_int_equal(pthread_join(t[i].thread, NULL), 0);
+		assert_true(t[i].right);
+	}
+	assert_int_equal(stats_of(&r).failed, 0);
+	free(t);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
+static void test_hung_source(void **state)
+{
+	(void)state;
+	hung_source(false);
+}
+
+static void test_hung_source_map(void **state)
+{
+	(void)state;
+	hung_source(true);
+}
+
+/* Parked or not: nobody waits longer than the stall timeout. */
+static void test_hung_crowd(void **state)
+{
+	struct toucher *t = calloc(CROWD, sizeof(*t));
+	struct mem *m = calloc(CROWD, sizeof(*m));
+	struct pager_event ev;
+	struct pager_rig r;
+
+	(void)state;
+	assert_non_null(t);
+	assert_non_null(m);
+	pager_rig_init(&r);
+	fake_source_fini(&r.src);
+	fake_source_init(&r.src, 4 * WINDOWS);
+	r.o.stall_ms = 300;
+	pager_rig_start(&r);
+	fake_source_fault(&r.src, FAKE_STALL, UINT64_MAX);
+	for (unsigned i = 0; i < CROWD; i++) {
+		fed_machine(&r, &m[i], i + 1);
+		t[i] = (struct toucher){
+			.m = &m[i], .page = content_of(i + i / 7)};
+		touch_start(&t[i]);
+	}
+	for (unsigned i = 0; i < CROWD; i++) {
+		pager_wait(&r, PAGER_FAILED, &ev);
+		assert_int_equal(ev.e.code, -ETIMEDOUT);
+	}
+	assert_int_equal(stats_of(&r).failed, CROWD);
+	for (unsigned i = 0; i < CROWD; i++) {
+		pager_detach(r.p, i + 1);
+		bury(&t[i], &m[i]);
+		mem_destroy(&m[i]);
+	}
+	free(t);
+	free(m);
+	pager_rig_fini(&r);
+}
+
 /* Memory thrown away while it is brought in: zeros, never the file's bytes. */
 static void test_remove(void **state)
 {
@@ -281,6 +401,9 @@ int main(void)
 		cmocka_unit_test(test_slow),
 		cmocka_unit_test(test_fill_damaged),
 		cmocka_unit_test(test_fill_stalls),
+		cmocka_unit_test(test_hung_source),
+		cmocka_unit_test(test_hung_source_map),
+		cmocka_unit_test(test_hung_crowd),
 		cmocka_unit_test(test_remove),
 		cmocka_unit_test(test_remove_shared),
 		cmocka_unit_test(test_moved),
