@@ -159,7 +159,7 @@ struct pager {
 	unsigned loading; /* jobs that are not free */
 	unsigned nahead;  /* of these: begun by read-ahead */
 	unsigned nfetch;  /* of these: the demand's, and have to be fetched */
-	bool stop, complete, filling;
+	bool stop, complete, filling, pinged;
 
 	struct event_node *events, **events_tail;
 	int event; /* owned eventfd: events, or fill and stop for .epoll */
@@ -173,6 +173,8 @@ struct pager {
 	unsigned nreading;  /* of these, busy with reads no fault waits for */
 	unsigned nfetching; /* of these, busy with fetches of faults */
 	bool fault_runs, ahead_runs;
+	uint8_t *scratch; /* owned: a window for each thread that unpacks */
+	unsigned nscratch;
 
 	struct ws set;      /* bits NULL: none */
 	uint64_t *recorded; /* owned bitmap of pages, opts.record */
@@ -232,6 +234,9 @@ void publish_removed(
 /* pager.c */
 void post_event(struct pager *p, enum pager_event_type type, uint64_t id,
 	const struct err *e);
+
+/* The calling thread's, from its start to its end. */
+uint8_t *scratch_take(struct pager *p);
 
 void *fault_main(void *pager);
 void *ahead_main(void *pager);

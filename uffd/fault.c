@@ -329,7 +329,7 @@ static bool one_turn(struct pager *p, uint8_t *scratch, bool *soon)
 {
 	struct epoll_event ev[EPOLL_EVENTS];
 	uint64_t count;
-	bool idle, stop;
+	bool idle, stop, pinged;
 	int n;
 
 	(void)pthread_mutex_lock(&p->lock);
@@ -350,24 +350,27 @@ static bool one_turn(struct pager *p, uint8_t *scratch, bool *soon)
 	sweep_clients(p);
 	(void)pthread_mutex_lock(&p->lock);
 	stop = p->stop;
+	pinged = p->pinged;
+	p->pinged = false;
 	(void)pthread_mutex_unlock(&p->lock);
+	if (pinged)
+		post_event(p, PAGER_ALIVE, 0, NULL);
 	return !stop;
 }
 
 void *fault_main(void *pager)
 {
 	struct pager *p = pager;
-	uint8_t *scratch = malloc(PSRC_WINDOW);
+	uint8_t *scratch = scratch_take(p);
 	uint64_t checked = now_ns();
 	bool soon = false;
 
-	while (scratch && one_turn(p, scratch, &soon)) {
+	while (one_turn(p, scratch, &soon)) {
 		if (now_ns() - checked < TICK_MS * 1000000ULL)
 			continue;
 		checked = now_ns();
 		check_stalled(p);
 	}
-	free(scratch);
 	return NULL;
 }
 

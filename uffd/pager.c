@@ -225,6 +225,10 @@ static int start_workers(struct pager *p)
 	p->nfast = n;
 	if (p->src->ops->fetch)
 		n += (n + KEPT_OF - 1) / KEPT_OF;
+	/* A thread that finds no memory later could only end. */
+	p->scratch = calloc(n + 2, PSRC_WINDOW);
+	if (!p->scratch)
+		return ENOMEM;
 	for (unsigned i = 0; !r && i <= n; i++) {
 		r = pthread_create(&p->worker[i], NULL,
 			i ? worker_main : slow_worker_main, p);
@@ -232,6 +236,13 @@ static int start_workers(struct pager *p)
 			p->nworkers++;
 	}
 	return r;
+}
+
+uint8_t *scratch_take(struct pager *p)
+{
+	unsigned i = __atomic_fetch_add(&p->nscratch, 1, __ATOMIC_RELAXED);
+
+	return p->scratch + (size_t)i * PSRC_WINDOW;
 }
 
 int pager_start(struct pager *p, struct err *e)
@@ -329,6 +340,7 @@ static void free_tables(struct pager *p)
 	if (p->stats)
 		(void)munmap(p->stats, p->stats_len);
 	free(p->recorded);
+	free(p->scratch);
 }
 
 static void close_one(int fd)
@@ -506,6 +518,14 @@ void pager_fill(struct pager *p)
 	p->filling = true;
 	pthread_cond_broadcast(&p->ahead);
 	(void)pthread_mutex_unlock(&p->lock);
+}
+
+void pager_ping(struct pager *p)
+{
+	(void)pthread_mutex_lock(&p->lock);
+	p->pinged = true;
+	(void)pthread_mutex_unlock(&p->lock);
+	kick_fault(p);
 }
 
 void pager_recorded(struct pager *p, struct ws *into)

@@ -74,6 +74,7 @@ enum pager_event_type {
 	PAGER_SET_DONE,   /* the working set is there */
 	PAGER_COMPLETE,   /* all is there; the base is sealed for ever */
 	PAGER_DAMAGED,    /* the background found a bad window */
+	PAGER_ALIVE,      /* answer to pager_ping() */
 };
 struct pager_event {
 	enum pager_event_type type;
@@ -109,6 +110,9 @@ int pager_use_set(
 void pager_fill(struct pager *p);
 /* With opts.record: add all pages that were asked for. */
 void pager_recorded(struct pager *p, struct ws *into);
+
+/* PAGER_ALIVE comes from the thread that answers faults: so it does that. */
+void pager_ping(struct pager *p);
 
 void pager_get_stats(const struct pager *p, struct pager_stats *out);
 

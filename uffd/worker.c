@@ -96,13 +96,12 @@ static struct job *next_job(struct pager *p, bool slow, unsigned **busy)
 
 static void work(struct pager *p, bool slow)
 {
-	uint8_t *scratch = malloc(PSRC_WINDOW);
+	uint8_t *scratch = scratch_take(p);
 	unsigned *busy = NULL;
 	struct job *j;
 
-	while (scratch && (j = next_job(p, slow, &busy)))
+	while ((j = next_job(p, slow, &busy)))
 		job_run(p, j, scratch);
-	free(scratch);
 }
 
 void *worker_main(void *pager)

@@ -29,6 +29,8 @@ struct pager_proc {
 	int dialer; /* owned */
 	struct remote_link link;
 	uint8_t digest[16];
+	struct ctl_msg
+		alive; /* the request that is to be answered; .req 0: none */
 };
 
 static void pager_free(struct pager_proc *pp)
@@ -215,10 +217,24 @@ static int recorded(struct pager_proc *pp, struct ctl_packet *p, struct err *e)
 	return r;
 }
 
+/* Who answers faults is at work: only that is worth an answer. */
+static void alive(struct pager_proc *pp)
+{
+	struct ctl_msg ok = {0};
+
+	if (pp->alive.req)
+		worker_reply(pp->w, &pp->alive, &ok, NULL, NULL, 0);
+	pp->alive.req = 0;
+}
+
 static void tell(struct pager_proc *pp, const struct pager_event *ev)
 {
 	struct ctl_msg m = {.type = CTL_PAGER};
 
+	if (ev->type == PAGER_ALIVE) {
+		alive(pp);
+		return;
+	}
 	m.paged.type = ev->type;
 	m.paged.id = ev->id;
 	m.paged.code = ev->e.code;
@@ -261,7 +277,8 @@ static void message(struct pager_proc *pp, struct ctl_packet *p)
 		r = recorded(pp, p, &e);
 		break;
 	case CTL_ALIVE:
-		worker_reply(pp->w, &p->msg, &ok, NULL, NULL, 0);
+		pp->alive = p->msg;
+		pager_ping(pp->p);
 		break;
 	case CTL_STOP:
 		worker_reply(pp->w, &p->msg, &ok, NULL, NULL, 0);

@@ -320,6 +320,49 @@ def test_pager_stalls(d):
         remove(c, "ps")
 
 
+def hold(tids, ready):
+    """Stop single threads until they are killed: a debugger's work."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    seize, interrupt, wall = 0x4206, 0x4207, 0x40000000
+    ok = all(libc.ptrace(seize, t, None, None) == 0 and libc.ptrace(interrupt, t, None, None) == 0 for t in tids)
+    os.write(ready, b"y" if ok else b"n")
+    try:
+        while ok:
+            os.waitpid(-1, wall)
+    except ChildProcessError:
+        pass
+    os._exit(0)
+
+
+def test_pager_threads_stall(d):
+    """A pager that answers its daemon but no faults is no pager."""
+    with d.client() as c:
+        lazy(c, d, "pt", fill="none", stall_ms=700)
+        i = c.call("clone", {"template": "pt"})["clones"][0]["id"]
+        pid = pager(c, "pt")["pid"]
+        r, w = os.pipe()
+        child = os.fork()
+        if not child:
+            hold([int(t) for t in os.listdir("/proc/%d/task" % pid) if int(t) != pid], w)
+        try:
+            if os.read(r, 1) != b"y":
+                print("# threads cannot be stopped here")
+                remove(c, "pt")
+                return
+            start = time.monotonic()
+            text = c.fails("timeout", "machine.invoke", {"id": i, "payload": b"check 8", "timeout_ms": 20000})
+            assert "pager" in text and "700 ms" in text, text
+            assert time.monotonic() - start < 10
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(r)
+            os.close(w)
+        wait_for(lambda: c.call("template.show", {"name": "pt"})["state"] == "ready")
+        check(c, "pt", 8)
+        remove(c, "pt")
+
+
 def test_complete_needs_no_pager(d):
     """Clones of a complete template live on, whatever dies."""
     with d.client() as c:

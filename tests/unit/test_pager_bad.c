@@ -5,6 +5,7 @@
 #include "uffd/engine.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -274,6 +275,49 @@ static void test_hung_crowd(void **state)
 	pager_rig_fini(&r);
 }
 
+static bool alive(struct pager_rig *r, int ms)
+{
+	struct pollfd pfd = {.fd = pager_event_fd(r->p), .events = POLLIN};
+	struct pager_event ev = {.type = 0};
+
+	while (ev.type != PAGER_ALIVE) {
+		if (!pager_next_event(r->p, &ev) && poll(&pfd, 1, ms) == 0)
+			return false;
+	}
+	return true;
+}
+
+/* Alive is what answers faults, and nothing else. */
+static void test_ping(void **state)
+{
+	struct toucher t = {.page = 33};
+	struct pager_rig r;
+	struct mem m;
+
+	(void)state;
+	pager_rig_init(&r);
+	pager_rig_start(&r);
+	fed_machine(&r, &m, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		pager_ping(r.p);
+		assert_true(alive(&r, 20000));
+	}
+	fake_source_fault(&r.src, FAKE_MAP_STALL, 2);
+	t.m = &m;
+	touch_start(&t);
+	while (!stats_of(&r).faults)
+		(void)usleep(1000);
+	(void)usleep(20000);
+	pager_ping(r.p);
+	assert_false(alive(&r, 300));
+	fake_source_fault(&r.src, FAKE_FINE, 2);
+	assert_true(alive(&r, 20000));
+	assert_int_equal(pthread_join(t.thread, NULL), 0);
+	assert_true(t.right);
+	mem_destroy(&m);
+	pager_rig_fini(&r);
+}
+
 /* Memory thrown away while it is brought in: zeros, never the file's bytes. */
 static void test_remove(void **state)
 {
@@ -404,6 +448,7 @@ int main(void)
 		cmocka_unit_test(test_hung_source),
 		cmocka_unit_test(test_hung_source_map),
 		cmocka_unit_test(test_hung_crowd),
+		cmocka_unit_test(test_ping),
 		cmocka_unit_test(test_remove),
 		cmocka_unit_test(test_remove_shared),
 		cmocka_unit_test(test_moved),
