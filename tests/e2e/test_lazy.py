@@ -269,6 +269,75 @@ def test_recording(d):
     os.unlink(ws)
 
 
+def recording(c, name, payload):
+    """A recording under way: the request, its machine as the list has it."""
+    before = [m["id"] for m in c.call("machine.list")["machines"]]
+    n = c.send("template.record", {"name": name, "payload": payload})
+
+    def machine():
+        for m in c.call("machine.list")["machines"]:
+            if m["id"] not in before and m["state"] == "running":
+                m = c.call("machine.show", {"id": m["id"]})
+                return m if m.get("pager", {}).get("faults", 0) > 20 else None
+        return None
+
+    return n, wait_for(machine)
+
+
+def faults(c, i):
+    return c.call("machine.show", {"id": i})["pager"]["faults"]
+
+
+def settled(c, i):
+    """It has answered: nothing is asked for any more."""
+    before = faults(c, i)
+    time.sleep(0.3)
+    return before == faults(c, i)
+
+
+def end_recorded(c, how, m):
+    if how == "stop":
+        c.call("machine.stop", {"id": m["id"]})
+    else:
+        os.kill(m["pids"]["machine"] if how == "machine" else m["pager"]["pid"], signal.SIGKILL)
+
+
+def test_recorded_machine_ends(d):
+    """By itself, by somebody else, without its pager: in the middle of the
+    request, and when only the list of its pages is still owed.
+    """
+    with d.client() as c:
+        lazy(c, d, "re", fill="none")
+        for how in ("stop", "machine", "pager") * 2:
+            n, m = recording(c, "re", b"check %d" % TOUCHED)
+            end_recorded(c, how, m)
+            try:
+                c.wait(n)
+                raise AssertionError("a recording of a machine that ended: " + how)
+            except thawtest.RpcError as e:
+                assert e.message, how
+        for how in ("stop", "machine", "pager") * 2:
+            n, m = recording(c, "re", b"check 1")
+            # it goes on to answer faults, and nothing else
+            with Held([m["pager"]["pid"]]) as held:
+                if not held:
+                    c.wait(n)
+                    continue
+                wait_for(lambda: settled(c, m["id"]))
+                end_recorded(c, how, m)
+                try:
+                    c.wait(n)
+                    raise AssertionError("a recording that nobody wrote: " + how)
+                except thawtest.RpcError as e:
+                    assert e.message, how
+            # what was freed is not listed
+            for left in c.call("machine.list")["machines"]:
+                assert left["id"] != m["id"] or left["state"] == "ended", left
+        r = c.call("template.record", {"name": "re", "payload": b"check 1"})
+        assert r["pages"] >= 256, r
+        remove(c, "re")
+
+
 def test_daemon_restarts(d):
     with d.client() as c:
         lazy(c, d, "stay", fill="none")
@@ -334,30 +403,42 @@ def hold(tids, ready):
     os._exit(0)
 
 
+class Held:
+    """Threads of a process that do not move; what is not allowed skips nothing
+    but the block.
+    """
+
+    def __init__(self, tids):
+        r, w = os.pipe()
+        self.child = os.fork()
+        if not self.child:
+            hold(tids, w)
+        self.held = os.read(r, 1) == b"y"
+        os.close(r)
+        os.close(w)
+        if not self.held:
+            print("# threads cannot be stopped here")
+
+    def __enter__(self):
+        return self.held
+
+    def __exit__(self, *_):
+        os.kill(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+
+
 def test_pager_threads_stall(d):
     """A pager that answers its daemon but no faults is no pager."""
     with d.client() as c:
         lazy(c, d, "pt", fill="none", stall_ms=700)
         i = c.call("clone", {"template": "pt"})["clones"][0]["id"]
         pid = pager(c, "pt")["pid"]
-        r, w = os.pipe()
-        child = os.fork()
-        if not child:
-            hold([int(t) for t in os.listdir("/proc/%d/task" % pid) if int(t) != pid], w)
-        try:
-            if os.read(r, 1) != b"y":
-                print("# threads cannot be stopped here")
-                remove(c, "pt")
-                return
-            start = time.monotonic()
-            text = c.fails("timeout", "machine.invoke", {"id": i, "payload": b"check 8", "timeout_ms": 20000})
-            assert "pager" in text and "700 ms" in text, text
-            assert time.monotonic() - start < 10
-        finally:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            os.close(r)
-            os.close(w)
+        with Held([int(t) for t in os.listdir("/proc/%d/task" % pid) if int(t) != pid]) as held:
+            if held:
+                start = time.monotonic()
+                text = c.fails("timeout", "machine.invoke", {"id": i, "payload": b"check 8", "timeout_ms": 20000})
+                assert "pager" in text and "700 ms" in text, text
+                assert time.monotonic() - start < 10
         wait_for(lambda: c.call("template.show", {"name": "pt"})["state"] == "ready")
         check(c, "pt", 8)
         remove(c, "pt")
