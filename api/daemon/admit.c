@@ -16,10 +16,17 @@
 /* A machine of its own: what a small guest touches. Larger ones grow slowly
  * and are seen in MemAvailable. */
 #define MACHINE_BYTES (32 * MIB)
-/* Control socket and pidfd of each, and the userfaultfd of one whose memory is
- * lazy; what the daemon needs besides. */
-#define FDS_PER_MACHINE 3
-#define FDS_SPARE       128
+/* The most that each may need. Of a clone: control socket, pidfd, userfaultfd
+ * and the directory of its vsock's socket; of another machine also a console,
+ * and a pager with control socket, pidfd and counters. Of a template: zygote
+ * and pager, its file, its base; and what it keeps of its disks. Then of a
+ * client, and what the daemon needs besides. */
+#define FDS_PER_CLONE    4
+#define FDS_PER_MACHINE  8
+#define FDS_PER_TEMPLATE 7
+#define FDS_PER_DISK     2
+#define FDS_PER_CLIENT   9
+#define FDS_SPARE        128
 
 int admit_init(struct daemon *d, struct err *e)
 {
@@ -106,10 +113,41 @@ static int check_memory(struct daemon *d, uint64_t bytes, struct err *e)
 		(unsigned long long)(d->opt.min_available / MIB));
 }
 
+static uint64_t fds_at_most(const struct daemon *d, uint64_t clones)
+{
+	const uint64_t of_template =
+		FDS_PER_TEMPLATE + MACHINE_MAX_DISKS * FDS_PER_DISK;
+
+	return FDS_SPARE + (uint64_t)d->nconns * FDS_PER_CLIENT +
+	       d->ntemplates * of_template +
+	       (d->nmachines + clones) * FDS_PER_MACHINE;
+}
+
+static uint64_t fds_needed(const struct daemon *d, uint64_t clones)
+{
+	uint64_t n = FDS_SPARE + (uint64_t)d->nconns * FDS_PER_CLIENT +
+		     clones * FDS_PER_CLONE;
+
+	list_for_each(it, &d->templates)
+	{
+		const struct template *t =
+			container_of(it, struct template, all);
+
+		n += FDS_PER_TEMPLATE + t->files.ndisks * FDS_PER_DISK;
+	}
+	list_for_each(it, &d->machines)
+	{
+		const struct machine_entry *m =
+			container_of(it, struct machine_entry, all);
+
+		n += m->kind == ENTRY_CLONE ? FDS_PER_CLONE : FDS_PER_MACHINE;
+	}
+	return n;
+}
+
+/* n: more clones; a machine of its own has been counted. */
 static int check_count(struct daemon *d, uint64_t n, struct err *e)
 {
-	uint64_t fds = FDS_SPARE + (uint64_t)d->nconns * 9 + 4 * d->ntemplates;
-
 	if (n > d->opt.max_machines || d->nmachines > d->opt.max_machines - n) {
 		d->metrics.counter[COUNT_REFUSED_LIMIT]++;
 		return err_set(e, -EAGAIN,
@@ -118,12 +156,14 @@ static int check_count(struct daemon *d, uint64_t n, struct err *e)
 			(unsigned long long)n, d->nmachines,
 			(unsigned long long)d->opt.max_machines);
 	}
-	if (fds + (d->nmachines + n) * FDS_PER_MACHINE > d->adm.fd_limit) {
+	/* Counting one by one takes long where there are thousands. */
+	if (fds_at_most(d, n) > d->adm.fd_limit &&
+		fds_needed(d, n) > d->adm.fd_limit) {
 		d->metrics.counter[COUNT_REFUSED_LIMIT]++;
 		return err_set(e, -EAGAIN,
 			"%llu more machines would use up the daemon's %llu "
 			"descriptors (ulimit -n)",
-			(unsigned long long)n,
+			(unsigned long long)(n ? n : 1),
 			(unsigned long long)d->adm.fd_limit);
 	}
 	return 0;

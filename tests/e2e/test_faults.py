@@ -319,6 +319,40 @@ def test_out_of_descriptors(_):
         d.close()
 
 
+def test_machines_out_of_descriptors(_):
+    """Refused before it starts, and counted by what machines really have."""
+    limit = 128 + 9 + 7 + 75
+    d = Daemon(prefix=["prlimit", "--nofile=%d:%d" % (limit, limit)])
+    path = os.path.join(d.dir, "fds.thaw")
+    try:
+        template(d)
+        with d.client() as c:
+            i = c.call("clone", {"template": "t"})["clones"][0]["id"]
+            c.call("machine.snapshot", {"id": i, "path": path})
+            c.call("machine.stop", {"id": i})
+            made, before = [], d.fds()
+            try:
+                while len(made) < 75:
+                    params = {"snapshot": path, "lazy": True, "fill": "none"}
+                    made.append(c.call("machine.create", params)["id"])
+            except RpcError as e:
+                # a host that cannot do it lazily
+                if e.code == "unsupported":
+                    return
+                assert e.code == "exhausted" and "descriptors" in e.message, e.error
+            assert 5 < len(made) <= 75 and d.fds() - before <= 75, (len(made), d.fds() - before)
+            for i in made:
+                c.call("machine.stop", {"id": i})
+            # of clones there may be more
+            r = c.call("clone", {"template": "t", "count": 15, "mode": "fresh"})
+            assert len(r["clones"]) == 15, r
+            c.fails("exhausted", "clone", {"template": "t", "count": 5, "mode": "fresh"})
+            stop_all(c)
+        works(d)
+    finally:
+        d.close()
+
+
 def test_pool_exhausted(d):
     template(d, "nopool")
     with Quiet(d), d.client() as c:
