@@ -29,7 +29,7 @@
  * struct pager_client_stats for each slot. Only the pager writes, atomically.
  */
 struct pager_stats {
-	uint64_t faults;         /* page faults that were answered */
+	uint64_t faults;         /* page faults that were read */
 	uint64_t faults_late;    /* of these: the page had just come */
 	uint64_t faults_waited;  /* of these: its window was on its way */
 	uint64_t faults_zero;    /* of these: a page of zeros */

@@ -346,10 +346,18 @@ void feed_answered(struct daemon *d, struct machine_entry *m)
 {
 	struct feed *f = m->feed;
 
-	if (!m->first_answer_us)
+	if (!m->first_answer_us) {
 		m->first_answer_us = us_since(m->born);
-	if (m->t && !m->t->first_answer_us)
+		if (f)
+			histogram_add(&d->metrics.hist[HIST_LAZY_MACHINE],
+				m->first_answer_us);
+	}
+	if (m->t && !m->t->first_answer_us) {
 		m->t->first_answer_us = us_since(m->t->began);
+		if (m->t->paging.lazy)
+			histogram_add(&d->metrics.hist[HIST_LAZY_TEMPLATE],
+				m->t->first_answer_us);
+	}
 	if (f && !f->fill_sent)
 		fill(d, &f->fill_at);
 }

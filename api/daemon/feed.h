@@ -86,7 +86,8 @@ void feed_stats(const struct feed *f, struct pager_stats *out);
 /* The map "pager" of a template or a machine; key included. */
 void feed_pack(const struct feed *f, msgpack_packer *p);
 void feed_pack_machine(const struct machine_entry *m, msgpack_packer *p);
-/* Into the daemon's counters. */
-void feed_count(struct daemon *d);
+/* Into the daemon's counters. Returns how many pages with content nobody has
+ * needed so far. */
+uint64_t feed_count(struct daemon *d);
 
 #endif

@@ -27,13 +27,19 @@ static const char *state_name(const struct feed *f, const struct pager_stats *s)
 	return f->fill_sent && f->o.fill ? "filling" : "on demand";
 }
 
+static uint64_t absent(const struct pager_stats *s)
+{
+	uint64_t here = s->pages_demand + s->pages_ahead + s->pages_set +
+			s->pages_filled;
+
+	return s->pages_total > here ? s->pages_total - here : 0;
+}
+
 void feed_pack(const struct feed *f, msgpack_packer *p)
 {
 	struct pager_stats s;
-	uint64_t here;
 
 	feed_stats(f, &s);
-	here = s.pages_demand + s.pages_ahead + s.pages_set + s.pages_filled;
 	mp_str(p, "pager");
 	(void)msgpack_pack_map(p, f->damaged[0] ? 16 : 15);
 	mp_key_str(p, "state", state_name(f, &s));
@@ -46,8 +52,7 @@ void feed_pack(const struct feed *f, msgpack_packer *p)
 	mp_key_u64(p, "pages_demand", s.pages_demand);
 	mp_key_u64(p, "pages_ahead", s.pages_ahead);
 	mp_key_u64(p, "pages_prefetched", s.pages_set + s.pages_filled);
-	mp_key_u64(p, "pages_absent",
-		s.pages_total > here ? s.pages_total - here : 0);
+	mp_key_u64(p, "pages_absent", absent(&s));
 	mp_key_u64(p, "set_pages", s.set_pages);
 	mp_key_u64(p, "bytes_read", s.bytes_read);
 	mp_key_u64(p, "bytes_fetched", s.bytes_fetched);
@@ -76,14 +81,15 @@ void feed_pack_machine(const struct machine_entry *m, msgpack_packer *p)
 	mp_key_u64(p, "fault_us", c.fault_ns / 1000);
 }
 
-void feed_count(struct daemon *d)
+uint64_t feed_count(struct daemon *d)
 {
 	struct pager_stats sum = d->pager_past, s;
-	uint64_t *c = d->metrics.counter;
+	uint64_t *c = d->metrics.counter, pages = 0;
 
 	list_for_each(it, &d->feeds)
 	{
 		feed_stats(container_of(it, struct feed, link), &s);
+		pages += absent(&s);
 		sum.faults += s.faults;
 		sum.faults_zero += s.faults_zero;
 		sum.pages_demand += s.pages_demand;
@@ -102,4 +108,5 @@ void feed_count(struct daemon *d)
 	c[COUNT_PAGER_BYTES] = sum.bytes_read;
 	c[COUNT_PAGER_FETCHED] = sum.bytes_fetched;
 	c[COUNT_PAGER_FAILED] = sum.failed;
+	return pages;
 }

@@ -212,16 +212,17 @@ int metrics_method(
 {
 	msgpack_packer *p = request_begin(r);
 	unsigned parked = 0;
+	uint64_t absent;
 
 	(void)a;
 	(void)e;
 	list_for_each(it, &d->templates) parked +=
 		container_of(it, struct template, all)->nparked;
 	(void)msgpack_pack_map(p, 3);
-	feed_count(d);
+	absent = feed_count(d);
 	metrics_pack_counters(&d->metrics, p);
 	mp_str(p, "gauges");
-	(void)msgpack_pack_map(p, 8);
+	(void)msgpack_pack_map(p, 9);
 	mp_key_u64(p, "machines", d->nmachines);
 	mp_key_u64(p, "machines_ended", d->nended);
 	mp_key_u64(p, "templates", d->ntemplates);
@@ -230,6 +231,7 @@ int metrics_method(
 	mp_key_u64(p, "active_requests", d->active);
 	mp_key_u64(p, "memory_available", admit_available(d));
 	mp_key_u64(p, "memory_reserved", d->adm.reserved);
+	mp_key_u64(p, "pager_pages_absent", absent);
 	metrics_pack_histograms(&d->metrics, p);
 	request_end(r);
 	return 0;

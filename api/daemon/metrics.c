@@ -49,6 +49,8 @@ static const char *const histogram_names[] = {
 	[HIST_GO] = "step_go",
 	[HIST_SNAPSHOT] = "snapshot",
 	[HIST_SNAPSHOT_PAUSE] = "snapshot_pause",
+	[HIST_LAZY_TEMPLATE] = "lazy_template_first_answer",
+	[HIST_LAZY_MACHINE] = "lazy_machine_first_answer",
 };
 _Static_assert(ARRAY_SIZE(histogram_names) == NHISTOGRAMS_, "one name each");
 

@@ -62,6 +62,8 @@ def remove(c, name):
 def test_on_demand(d):
     snapshot(d)
     with Quiet(d), d.client() as c:
+        histograms = c.call("metrics")["histograms"]
+        answers = {what: histograms["lazy_%s_first_answer" % what]["count"] for what in ("template", "machine")}
         lazy(c, d, "od", fill="none")
         before = pager(c, "od")
         assert before["faults"] < 40 and before["pages_absent"] > 8000, before
@@ -79,7 +81,12 @@ def test_on_demand(d):
         assert again["pages_demand"] - first["pages_demand"] < 64, (first, again)
         assert again["state"] == "on demand", again
         assert c.call("template.show", {"name": "od"})["first_answer_us"] > 0
-        counters = c.call("metrics")["counters"]
+        metrics = c.call("metrics")
+        counters = metrics["counters"]
+        assert metrics["gauges"]["pager_pages_absent"] == again["pages_absent"], metrics["gauges"]
+        for what in ("template", "machine"):
+            h = metrics["histograms"]["lazy_%s_first_answer" % what]
+            assert h["count"] > answers[what] and h["p99"] > 0, h
         assert counters["pager_faults"] >= again["faults"]
         assert counters["pager_pages_demand"] >= again["pages_demand"]
         # it stays like that
