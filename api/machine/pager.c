@@ -295,15 +295,23 @@ static void message(struct pager_proc *pp, struct ctl_packet *p)
 int pager_run(struct pager_proc *pp)
 {
 	struct worker *w = pp->w;
-	struct pollfd pfd[2] = {{.fd = w->ctl, .events = POLLIN},
-		{.fd = pager_event_fd(pp->p), .events = POLLIN}};
+	/* The last one, if there is any, only ever hangs up. */
+	struct pollfd pfd[3] = {{.fd = w->ctl, .events = POLLIN},
+		{.fd = pager_event_fd(pp->p), .events = POLLIN},
+		{.fd = pp->dialer}};
 	struct pager_event ev;
 	struct ctl_packet p;
 	int r = 0;
 
 	while (!w->done && r >= 0) {
-		if (poll(pfd, 2, -1) < 0 && errno != EINTR)
+		if (poll(pfd, 3, -1) < 0 && errno != EINTR)
 			break;
+		/* No page that is not in the cache would ever come. */
+		if (pp->remote && pfd[2].revents) {
+			log_warning("the process that connects to %s is gone",
+				pp->link.peer);
+			break;
+		}
 		while (pager_next_event(pp->p, &ev))
 			tell(pp, &ev);
 		r = ctl_recv(w->ctl, &p, w->buf);

@@ -29,6 +29,7 @@ class Net:
         self.ns = "thaw-test-%d" % os.getpid()
         a, b = "tht%da" % (os.getpid() % 100000), "tht%db" % (os.getpid() % 100000)
         net = "10.213.%d." % (os.getpid() % 250)
+        self.dev = a
         self.here, self.there = net + "1", net + "2"
         atexit.register(self.close)
         for cmd in (
@@ -46,6 +47,15 @@ class Net:
                 raise thawtest.Skip("ip(8) is not installed")
             if r.returncode:
                 raise thawtest.Skip("no network namespace: " + r.stderr.strip())
+
+    def blackhole(self, address):
+        """What is sent there is lost on the way."""
+        for cmd in ("ip route replace %s/32 dev %s" % (address, self.dev), "ip neigh replace %s lladdr 02:00:00:00:00:99 nud permanent dev %s" % (address, self.dev)):
+            subprocess.run(cmd.split(), check=True)
+
+    def reachable(self, address):
+        for cmd in ("ip neigh del %s dev %s" % (address, self.dev), "ip route del %s/32 dev %s" % (address, self.dev)):
+            subprocess.run(cmd.split(), check=True)
 
     def close(self):
         # takes both interfaces along
@@ -448,6 +458,68 @@ def test_server_stalls(d):
         s.send(signal.SIGCONT)
         check(c, "ss", 8)
         remove(c, "ss")
+
+
+def test_silent_server(d):
+    """One that accepts and never speaks, and one that does not even accept."""
+    w = world(d)
+    empty_cache(d)
+    nobody = w.net.here.rsplit(".", 1)[0] + ".200"
+    with Quiet(d), d.client() as c, Server(w.net, w.dir) as s, socket.create_server(("127.0.0.1", 0)) as silent:
+        w.net.blackhole(nobody)
+        for peer in ("127.0.0.1:%d" % silent.getsockname()[1], nobody + ":7070"):
+            url = "tcp://%s/%s" % (peer, s.url["full.thaw"].split("/", 3)[3])
+            start = time.monotonic()
+            text = c.fails("timeout", "template.create", {"name": "si", "snapshot": url, "lazy": True, "stall_ms": 700})
+            assert peer in text and "700 ms" in text and "timed out" in text, text
+            assert 0.6 < time.monotonic() - start < 5, text
+        # later on: what comes from it, and what goes to it, is lost
+        create(c, "si", s.url["full.thaw"], fill="none", stall_ms=1500)
+        check(c, "si", 4)
+        w.net.blackhole(w.net.there)
+        start = time.monotonic()
+        text = c.fails("timeout", "invoke", {"template": "si", "payload": b"check 8", "timeout_ms": 60000})
+        assert w.net.there in text and "1500 ms" in text, text
+        assert time.monotonic() - start < 10
+        check(c, "si", 4)
+        w.net.reachable(w.net.there)
+        check(c, "si", 8)
+        remove(c, "si")
+
+
+def test_dialer(d):
+    """The process that connects: one that hangs is late, one that is gone takes
+    its pager along, and the template starts again.
+    """
+    w = world(d)
+    empty_cache(d)
+
+    def is_dialer(pid):
+        try:
+            return os.readlink("/proc/%d/exe" % pid).endswith("/thawd")
+        except OSError:
+            return False
+
+    with Quiet(d), d.client() as c:
+        with Server(w.net, w.dir) as s:
+            create(c, "di", s.url["full.thaw"], fill="none", stall_ms=1500)
+            check(c, "di", 2)
+            (dialer,) = filter(is_dialer, d.machines())
+            port = s.port
+        with Server(w.net, w.dir, port):
+            # all connections are dead, and there will be no new one
+            os.kill(dialer, signal.SIGSTOP)
+            start = time.monotonic()
+            text = c.fails("timeout", "invoke", {"template": "di", "payload": b"check 8", "timeout_ms": 60000})
+            assert w.net.there in text and "1500 ms" in text, text
+            assert time.monotonic() - start < 10
+            check(c, "di", 2)
+            i = c.call("clone", {"template": "di"})["clones"][0]["id"]
+            os.kill(dialer, signal.SIGKILL)
+            wait_for(lambda: c.call("machine.show", {"id": i})["state"] == "ended")
+            wait_for(lambda: c.call("template.show", {"name": "di"})["state"] == "ready")
+            check(c, "di", 8)
+        remove(c, "di")
 
 
 ANY = ("corrupt", "internal", "timeout", "unsupported", "not_found")
