@@ -46,6 +46,7 @@ EXTRA_test_daemon_store := $(DAEMON_PARTS)
 EXTRA_test_daemon_flow := $(DAEMON_PARTS)
 EXTRA_test_daemon_conn := $(DAEMON_PARTS)
 EXTRA_test_daemon_parents := $(DAEMON_PARTS)
+EXTRA_test_daemon_feed := $(DAEMON_PARTS)
 EXTRA_test_daemon_unfinished := api/daemon/unfinished.c
 
 .SECONDEXPANSION:
