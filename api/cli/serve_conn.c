@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 struct client {
 	struct serve_files *files;
@@ -110,6 +111,14 @@ static bool answer_stat(const struct client *c, const struct remote_request *q,
 	return put(c, &a, sizeof(a), 0);
 }
 
+/* Somebody may have cut it off since it was found. */
+static bool is_whole(int fd, uint64_t length)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && (uint64_t)st.st_size >= length;
+}
+
 static bool answer_read(const struct client *c, const struct remote_request *q,
 	const struct served *f)
 {
@@ -126,6 +135,9 @@ static bool answer_read(const struct client *c, const struct remote_request *q,
 	}
 	if (!range_inside(q->offset, q->length, length))
 		return refuse(c, q, REMOTE_INVALID, "behind the end");
+	if (set < 0 && !is_whole(f->fd, q->offset + q->length))
+		return refuse(c, q, REMOTE_BROKEN,
+			"the file has become shorter than it was");
 	return put(c, &a, sizeof(a), MSG_MORE) &&
 	       put_file(c, set >= 0 ? set : f->fd, (off_t)q->offset, q->length);
 }

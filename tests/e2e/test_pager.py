@@ -369,6 +369,26 @@ def test_chain(d):
     shutil.rmtree(alone)
 
 
+def test_cache_is_cleaned(d):
+    """By somebody, while it is in use: who uses it goes on."""
+    w = world(d)
+    empty_cache(d)
+    clean = ["find", cache(d), "-type", "f", "-links", "1", "-delete"]
+    with Quiet(d), d.client() as c, Server(w.net, w.dir) as s:
+        create(c, "cl", s.url["full.thaw"], fill="none")
+        i = c.call("machine.create", {"snapshot": s.url["packed.thaw"], "lazy": True, "fill": "none", "ready": "agent"})["id"]
+        assert len(os.listdir(cache(d))) == 2, os.listdir(cache(d))
+        subprocess.run(clean, check=True)
+        assert len(os.listdir(cache(d))) == 1, os.listdir(cache(d))
+        r = c.call("machine.invoke", {"id": i, "payload": b"check 8"})
+        assert r["payload"] == b"right 8 MiB"
+        check(c, "cl", 8)
+        c.call("machine.stop", {"id": i})
+        remove(c, "cl")
+        subprocess.run(clean, check=True)
+        assert not os.listdir(cache(d)), os.listdir(cache(d))
+
+
 def test_names(d):
     """What is asked for is what is pinned, or nothing."""
     w = world(d)
@@ -654,7 +674,13 @@ def test_daemon_restarts(d):
         create(c, "stay", s.url["diff.thaw"], fill="none", stall_ms=2000)
         check(c, "stay", 8)
     d.kill(signal.SIGKILL)
+    # what a fetch had not finished goes, all else stays
+    names = sorted(os.listdir(cache(d)))
+    for i in (1, 77):
+        with open(os.path.join(cache(d), ".new-%d" % i), "wb") as f:
+            f.write(b"half")
     d.start()
+    assert sorted(os.listdir(cache(d))) == names, os.listdir(cache(d))
     with d.client() as c:
         wait_for(lambda: c.call("template.show", {"name": "stay"})["state"] == "ready")
         check(c, "stay", 8)
