@@ -153,10 +153,13 @@ static int fake_decode(struct psrc *src, uint64_t w, const struct psrc_piece *p,
 {
 	struct fake_source *s = of(src);
 	const uint8_t *raw = b->stored;
+	bool lies;
 
+	(void)pthread_mutex_lock(&s->lock);
+	lies = (s->at == w || s->at == UINT64_MAX) && s->fault == FAKE_LIE;
+	(void)pthread_mutex_unlock(&s->lock);
 	/* In a file only the bytes themselves can lie. */
-	if (s->files && (s->at == w || s->at == UINT64_MAX) &&
-		s->fault == FAKE_LIE)
+	if (s->files && lies)
 		return err_set(e, -EBADMSG, "bytes %llu-%llu: wrong",
 			(unsigned long long)p->offset,
 			(unsigned long long)p->offset + p->length - 1);
