@@ -12,3 +12,11 @@ const struct device_ops *const device_types[] = {
 	&net_ops,
 	NULL,
 };
+
+bool device_wanted(const struct device_ops *ops, const struct machine_config *c,
+	uint32_t i)
+{
+	if (i >= (ops->max_instances ? ops->max_instances : 1))
+		return false;
+	return !ops->wanted || ops->wanted(c, i);
+}

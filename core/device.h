@@ -33,8 +33,10 @@ struct device_ops {
 
 	uint32_t max_instances; /* of this type in a machine; 0 means 1 */
 
-	/* Make the device when the configuration asks for it: 0 with *out NULL
-	 * when it does not. Called for each instance number. */
+	/* Does a machine with this configuration have this one? NULL: every
+	 * machine has. Asked of snapshots too. */
+	bool (*wanted)(const struct machine_config *c, uint32_t instance);
+	/* Make a device that is wanted. */
 	int (*create)(struct machine *m, uint32_t instance, struct device **out,
 		struct err *e);
 	void *(*saved)(struct device *d); /* the struct that .state describes */
@@ -72,5 +74,8 @@ extern const struct device_ops net_ops;    /* devices/net.c */
 
 /* THE list: order of creation, of saving and of restoring. NULL-terminated. */
 extern const struct device_ops *const device_types[];
+/* Is instance number i of this type in a machine with this configuration? */
+bool device_wanted(const struct device_ops *ops, const struct machine_config *c,
+	uint32_t i);
 
 #endif

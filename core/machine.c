@@ -62,7 +62,7 @@ static int create_device(struct machine *m, const struct device_ops *ops,
 		return err_set(e, -ENOSPC, "more than %u devices",
 			MACHINE_MAX_DEVICES);
 	r = ops->create(m, instance, &d, e);
-	if (r < 0 || !d)
+	if (r < 0)
 		return r;
 	d->ops = ops;
 	d->m = m;
@@ -79,8 +79,10 @@ static int create_devices(struct machine *m, struct err *e)
 		uint32_t n = ops->max_instances ? ops->max_instances : 1;
 
 		for (uint32_t k = 0; k < n; k++) {
-			int r = create_device(m, ops, k, e);
+			int r = 0;
 
+			if (device_wanted(ops, &m->cfg, k))
+				r = create_device(m, ops, k, e);
 			if (r < 0)
 				return r;
 		}

@@ -61,6 +61,12 @@ int snap_load_section(const struct snap *s, const struct snap_section *sec,
 /* The table for a state section's tag, NULL for other sections. */
 const struct st_desc *snap_section_desc(uint64_t tag);
 
+/* Are the sections those of this configuration: none missing, none too many, no
+ * unknown one that may not be skipped? */
+int snap_check_parts(const struct snap *s, const struct machine_config *cfg,
+	struct err *e) MUST_USE;
+/* Sections that this version gives a meaning. */
+bool snap_section_known(const struct snap_section *sec);
 /* A section with an unknown tag: may it be skipped? */
 int snap_check_unknown(const struct snap_section *sec, struct err *e) MUST_USE;
 

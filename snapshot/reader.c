@@ -68,17 +68,19 @@ int snap_read_config(struct snap *s, struct machine_config *cfg, struct err *e)
 
 /* ---- state ---- */
 
-/* Where a section's state goes in this machine; NULL: nowhere. */
+/* Where a section's state goes in this machine; *d NULL: nowhere,
+ * and snap_check_parts() knows that it need not. */
 static void *place_of(struct machine *m, const struct snap_section *sec,
 	const struct st_desc **d)
 {
-	if (sec->tag == SNAP_TAG_VCPU) {
+	*d = NULL;
+	if (sec->tag == SNAP_TAG_VCPU && sec->index < m->ncpus) {
 		*d = &vcpu_state_desc;
-		return sec->index < m->ncpus ? m->cpu[sec->index]->s : NULL;
+		return m->cpu[sec->index]->s;
 	}
 	if (sec->tag == SNAP_TAG_MACHINE) {
 		*d = &machine_state_desc;
-		return sec->index ? NULL : &m->saved;
+		return &m->saved;
 	}
 	for (unsigned i = 0; i < m->ndevs; i++) {
 		const struct device_ops *ops = m->dev[i]->ops;
@@ -92,42 +94,6 @@ static void *place_of(struct machine *m, const struct snap_section *sec,
 	return NULL;
 }
 
-/* A section that no part of this machine asks for. */
-static int unclaimed(const struct snap_section *sec, struct err *e)
-{
-	if (sec->tag == SNAP_TAG_CONFIG || sec->tag == SNAP_TAG_MEMORY ||
-		sec->tag == SNAP_TAG_METADATA) {
-		if (!sec->index)
-			return 0;
-	}
-	if (snap_section_desc(sec->tag))
-		return snap_bad(e, sec->offset, sec->stored_length,
-			"section %.16s: the configuration has no such part",
-			sec->name);
-	return snap_check_unknown(sec, e);
-}
-
-static int missing(const struct snap *s, uint64_t tag, uint16_t index,
-	const char *what, struct err *e)
-{
-	if (snap_find(s, tag, index))
-		return 0;
-	return snap_bad(e, 0, 0, "there is no section for %s %u", what, index);
-}
-
-static int check_all_there(
-	const struct snap *s, const struct machine *m, struct err *e)
-{
-	int rc = missing(s, SNAP_TAG_MACHINE, 0, "machine", e);
-
-	for (unsigned i = 0; i < m->ncpus && !rc; i++)
-		rc = missing(s, SNAP_TAG_VCPU, (uint16_t)i, "vcpu", e);
-	for (unsigned i = 0; i < m->ndevs && !rc; i++)
-		rc = missing(s, m->dev[i]->ops->section,
-			(uint16_t)m->dev[i]->instance, m->dev[i]->ops->name, e);
-	return rc;
-}
-
 int snap_load_state(struct snap *s, struct machine *m, struct err *e)
 {
 	int rc;
@@ -135,16 +101,14 @@ int snap_load_state(struct snap *s, struct machine *m, struct err *e)
 	if (s->h.arch != SNAP_ARCH_HOST)
 		return err_set(e, -EOPNOTSUPP,
 			"the snapshot is of another processor architecture");
-	rc = check_all_there(s, m, e);
+	rc = snap_check_parts(s, &m->cfg, e);
 	for (uint32_t i = 0; i < s->h.section_count && !rc; i++) {
 		const struct snap_section *sec = &s->sec[i];
-		const struct st_desc *d = NULL;
+		const struct st_desc *d;
 		void *place = place_of(m, sec, &d);
 
-		if (place)
+		if (d)
 			rc = snap_load_section(s, sec, d, place, e);
-		else
-			rc = unclaimed(sec, e);
 	}
 	return rc;
 }

@@ -125,3 +125,71 @@ int snap_check_unknown(const struct snap_section *sec, struct err *e)
 		"version",
 		sec->name, (unsigned long long)sec->tag);
 }
+
+/* ---- what a configuration wants ---- */
+
+bool snap_section_known(const struct snap_section *sec)
+{
+	return sec->tag == SNAP_TAG_MEMORY || sec->tag == SNAP_TAG_METADATA ||
+	       snap_section_desc(sec->tag);
+}
+
+static bool is_wanted(
+	const struct snap_section *sec, const struct machine_config *cfg)
+{
+	if (sec->tag == SNAP_TAG_VCPU)
+		return sec->index < cfg->cpus;
+	for (unsigned i = 0; device_types[i]; i++) {
+		if (device_types[i]->section == sec->tag)
+			return device_wanted(device_types[i], cfg, sec->index);
+	}
+	return !sec->index;
+}
+
+static int missing(const struct snap *s, uint64_t tag, uint32_t index,
+	const char *what, struct err *e)
+{
+	if (snap_find(s, tag, (uint16_t)index))
+		return 0;
+	return snap_bad(e, 0, 0, "there is no section for %s %u", what, index);
+}
+
+static int check_devices(
+	const struct snap *s, const struct machine_config *cfg, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; device_types[i]; i++) {
+		const struct device_ops *ops = device_types[i];
+
+		for (uint32_t k = 0; k < MACHINE_MAX_DEVICES && !rc; k++) {
+			if (device_wanted(ops, cfg, k))
+				rc = missing(s, ops->section, k, ops->name, e);
+		}
+	}
+	return rc;
+}
+
+int snap_check_parts(
+	const struct snap *s, const struct machine_config *cfg, struct err *e)
+{
+	int rc = missing(s, SNAP_TAG_MACHINE, 0, "machine", e);
+
+	for (uint32_t i = 0; i < cfg->cpus && !rc; i++)
+		rc = missing(s, SNAP_TAG_VCPU, i, "vcpu", e);
+	/* another architecture has others besides */
+	if (!rc && s->h.arch == SNAP_ARCH_HOST)
+		rc = check_devices(s, cfg, e);
+	for (uint32_t i = 0; i < s->h.section_count && !rc; i++) {
+		const struct snap_section *sec = &s->sec[i];
+
+		if (!snap_section_known(sec))
+			rc = snap_check_unknown(sec, e);
+		else if (!is_wanted(sec, cfg))
+			rc = snap_bad(e, sec->offset, sec->stored_length,
+				"section %.16s: the configuration has no such "
+				"part",
+				sec->name);
+	}
+	return rc;
+}

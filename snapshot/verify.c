@@ -6,7 +6,6 @@
  * unchecked.
  */
 #include "snapshot/internal.h"
-#include "core/vcpu.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -68,34 +67,12 @@ static int note(struct slot *v, uint64_t offset, uint64_t length, bool shared,
 
 /* ---- sections ---- */
 
-/* What the configuration asks for is there, as far as every machine has it. */
 static int verify_parts(struct snap *s, struct err *e)
 {
 	struct machine_config cfg;
-	uint32_t vcpus = 0;
 	int rc = snap_read_config(s, &cfg, e);
 
-	if (rc)
-		return rc;
-	if (!snap_find(s, SNAP_TAG_MACHINE, 0))
-		return snap_bad(e, 0, 0, "there is no section for machine");
-	for (uint32_t i = 0; i < s->h.section_count; i++) {
-		const struct snap_section *sec = &s->sec[i];
-		bool vcpu = sec->tag == SNAP_TAG_VCPU;
-
-		vcpus += vcpu ? 1 : 0;
-		if (sec->index >= (vcpu ? cfg.cpus : 1) &&
-			snap_section_desc(sec->tag))
-			return snap_bad(e, sec->offset, sec->stored_length,
-				"section %.16s: the configuration has no such "
-				"part",
-				sec->name);
-	}
-	if (vcpus != cfg.cpus)
-		return snap_bad(e, 0, 0,
-			"%u vCPU sections, the configuration has %u vCPUs",
-			vcpus, cfg.cpus);
-	return 0;
+	return rc ? rc : snap_check_parts(s, &cfg, e);
 }
 
 /* A state section whose table is known: as a restore would load it. */
@@ -131,10 +108,8 @@ static int verify_section(
 	if (!rc)
 		rc = note(
 			&v->slot[0], sec->offset, sec->stored_length, false, e);
-	if (rc || sec->tag == SNAP_TAG_MEMORY)
+	if (rc || !buf)
 		return rc;
-	if (!buf)
-		return snap_check_unknown(sec, e);
 	rc = mp_unpack(buf, sec->stored_length, &mp_default_limits, &msg, &why);
 	if (rc)
 		rc = snap_bad(e, sec->offset, sec->stored_length,

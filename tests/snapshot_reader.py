@@ -20,14 +20,15 @@ import xxhash
 import zstandard
 
 MAGIC = b"\x89THAW\r\n\x1a"
-BLOCK = 0x3F8E61D2A95C7B04
 CONFIG, MACHINE = 0x6172C18601BA7035, 0xC8EB8733D6685E13
 VCPU, METADATA = 0xE295A6EB31B0D987, 0xCDA1A88AB06D1E2B
 MEMORY = 0x7B285F46CAB2FB01
-SINGLE = {0xFA023ED799617B5D, 0x76B1EFF1B811568C, 0xF65B1EF0B5047F07,
-          0x5B0C2A97E41D8F63, 0x3B9CD40A71E65F28}
+# devices of which there is one, with the key that asks for it
+SINGLE = {0xFA023ED799617B5D: None, 0x76B1EFF1B811568C: None,
+          0xF65B1EF0B5047F07: "vsock_cid", 0x5B0C2A97E41D8F63: "rng",
+          0x3B9CD40A71E65F28: "acpi"}
 BLOCK, NET = 0x3F8E61D2A95C7B04, 0xA47D20C5936EB81F
-DEVICES = SINGLE | {BLOCK, NET}
+DEVICES = set(SINGLE) | {BLOCK, NET}
 CHUNK, PAGE, LEAF_CHUNKS = 65536, 4096, 128
 
 
@@ -191,7 +192,7 @@ class Snapshot:
         need(arch in (1, 2) and page == PAGE, "arch or page size")
         need(flags & 2 and not flags & ~3, "flags")
         need(any(uuid), "uuid")
-        self.uuid, self.diff = uuid, bool(flags & 1)
+        self.uuid, self.diff, self.arch = uuid, bool(flags & 1), arch
         hint = d[136:1160]
         need(self.diff or not any(parent + digest + hint),
              "a parent without DIFF")
@@ -260,7 +261,12 @@ class Snapshot:
         need({i for t, i in self.sections if t == VCPU} == set(range(cpus)),
              "vcpu sections")
         need(not any(i for t, i in self.sections
-                     if t in {CONFIG, MACHINE, MEMORY} | SINGLE), "index")
+                     if t in {CONFIG, MACHINE, MEMORY, METADATA}), "index")
+        for tag, key in SINGLE.items():
+            wanted = {0} if not key or self.config.get(key) else set()
+            if not wanted or self.arch == 1:
+                need({i for t, i in self.sections if t == tag} == wanted,
+                     "section 0x%x" % tag)
         for tag, key in ((BLOCK, "disk"), (NET, "net")):
             parts = self.config.get(key) or []
             need({i for t, i in self.sections if t == tag} ==

@@ -184,14 +184,17 @@ const struct st_desc block_state_desc = {
 
 /* ---- device_ops ---- */
 
+static bool block_wanted(const struct machine_config *c, uint32_t instance)
+{
+	return c->disk[instance].id[0] != 0;
+}
+
 static int block_create(struct machine *m, uint32_t instance,
 	struct device **out, struct err *e)
 {
 	const struct machine_disk *cfg = &m->cfg.disk[instance];
 	struct block *b;
 
-	if (!cfg->id[0])
-		return 0;
 	b = calloc(1, sizeof(*b));
 	if (!b)
 		return err_sys(e, -ENOMEM, "block");
@@ -326,6 +329,7 @@ const struct device_ops block_ops = {
 	.section = 0x3f8e61d2a95c7b04ULL,
 	.state = &block_state_desc,
 	.max_instances = MACHINE_MAX_DISKS,
+	.wanted = block_wanted,
 	.create = block_create,
 	.saved = block_saved,
 	.realize = block_realize,

@@ -127,14 +127,17 @@ const struct st_desc net_state_desc = {
 
 /* ---- device_ops ---- */
 
+static bool net_wanted(const struct machine_config *c, uint32_t instance)
+{
+	return c->net[instance].id[0] != 0;
+}
+
 static int net_create(struct machine *m, uint32_t instance, struct device **out,
 	struct err *e)
 {
 	const struct machine_net *cfg = &m->cfg.net[instance];
 	struct net *n;
 
-	if (!cfg->id[0])
-		return 0;
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		return err_sys(e, -ENOMEM, "net");
@@ -236,6 +239,7 @@ const struct device_ops net_ops = {
 	.section = 0xa47d20c5936eb81fULL,
 	.state = &net_state_desc,
 	.max_instances = MACHINE_MAX_NETS,
+	.wanted = net_wanted,
 	.create = net_create,
 	.saved = net_saved,
 	.realize = net_realize,

@@ -151,14 +151,18 @@ static const struct st_desc rng_state_desc = {
 	.fields = rng_fields,
 };
 
+static bool rng_wanted(const struct machine_config *c, uint32_t instance)
+{
+	(void)instance;
+	return c->rng != 0;
+}
+
 static int rng_create(struct machine *m, uint32_t instance, struct device **out,
 	struct err *e)
 {
 	struct rng *g;
 
 	(void)instance;
-	if (!m->cfg.rng)
-		return 0;
 	g = calloc(1, sizeof(*g));
 	if (!g)
 		return err_sys(e, -ENOMEM, "rng");
@@ -221,6 +225,7 @@ const struct device_ops rng_ops = {
 	.name = "rng",
 	.section = 0x5b0c2a97e41d8f63ULL,
 	.state = &rng_state_desc,
+	.wanted = rng_wanted,
 	.create = rng_create,
 	.saved = rng_saved,
 	.realize = rng_realize,

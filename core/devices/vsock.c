@@ -124,6 +124,12 @@ static struct vsock *of_device(struct device *d)
 	return container_of(d, struct vsock, vd.dev);
 }
 
+static bool vsock_wanted(const struct machine_config *c, uint32_t instance)
+{
+	(void)instance;
+	return c->vsock_cid != 0;
+}
+
 static int vsock_create(struct machine *m, uint32_t instance,
 	struct device **out, struct err *e)
 {
@@ -132,8 +138,6 @@ static int vsock_create(struct machine *m, uint32_t instance,
 
 	(void)instance;
 	*out = NULL;
-	if (!cid)
-		return 0;
 	if (!cid_ok(cid))
 		return err_set(e, -EINVAL,
 			"vsock CID %u is reserved; use %u or more", cid,
@@ -248,6 +252,7 @@ const struct device_ops vsock_ops = {
 	.name = "vsock",
 	.section = 0xf65b1ef0b5047f07ULL,
 	.state = &vsock_state_desc,
+	.wanted = vsock_wanted,
 	.create = vsock_create,
 	.saved = vsock_saved,
 	.realize = vsock_realize,

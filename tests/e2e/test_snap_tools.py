@@ -17,7 +17,7 @@ import thawtest
 from test_cli import thaw, tidy
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from snapshot_reader import VCPU, crc32c  # noqa: E402
+from snapshot_reader import Bad, VCPU, crc32c, open_chain  # noqa: E402
 
 
 def snapshot(d):
@@ -70,6 +70,39 @@ def test_single_bits(d):
         if not meta["offset"] <= at < meta["offset"] + meta["stored_bytes"]:
             thaw(d, "restore", bad, code=5)
     assert json.loads(thaw(d, "ps", "--json")[0])["machines"] == []
+
+
+def test_several_devices(d):
+    """A second disk and a second interface are parts like the first; all readers agree on it, and on one that is missing."""
+    devices = [{"type": "vsock"}, {"type": "rng"}]
+    for n in (1, 2):
+        disk = os.path.join(d.dir, "disk%d" % n)
+        store(disk, os.urandom(65536))
+        devices += [{"type": "block", "id": "d%d" % n, "path": disk}, {"type": "net", "id": "n%d" % n}]
+    path, bad = os.path.join(d.dir, "devs.thaw"), os.path.join(d.dir, "devs-bad.thaw")
+    with d.client() as api, thawtest.Quiet(d):
+        m = api.call("machine.create", {"config": {"memory": "32M", "devices": devices}, "ready": "agent"})["id"]
+        api.call("machine.snapshot", {"id": m, "path": path})
+        api.call("machine.stop", {"id": m})
+        thaw(None, "verify", path)
+        assert api.call("snapshot.verify", {"path": path})["ok"]
+        open_chain([path])
+        with open(path, "rb") as f:
+            data = f.read()
+        table, count = struct.unpack_from("<Q", data, 120)[0], struct.unpack_from("<I", data, 112)[0]
+        names = {data[table + 64 * i + 44:table + 64 * i + 60].rstrip(b"\0").decode(): i for i in range(count)}
+        for name in ("block1", "net1", "rng", "serial"):
+            changed = bytearray(data)
+            struct.pack_into("<QHH", changed, table + 64 * names[name], 0x1234, 1, 0)
+            reseal(changed, names[name])
+            store(bad, changed)
+            assert "there is no section for " + name[:3] in thaw(None, "verify", bad, code=5)[1]
+            assert "there is no section for " + name[:3] in api.fails("corrupt", "snapshot.verify", {"path": bad})
+            try:
+                open_chain([bad])
+                raise AssertionError("the second reader takes it")
+            except Bad:
+                pass
 
 
 def test_newer_format(d):

@@ -57,7 +57,9 @@ void fake_machine(struct machine *m, uint64_t memory, enum mem_backing b)
 	struct machine_config cfg = {
 		.memory = memory,
 		.disk[0] = {.id = "root", .path = "/x", .queues = 1},
+		.disk[1] = {.id = "data", .path = "/y", .queues = 1},
 		.net[0] = {.id = "net0", .mac = {2, 0, 0, 0, 0, 1}},
+		.net[1] = {.id = "net1", .mac = {2, 0, 0, 0, 0, 2}},
 		.rng = 1,
 		.acpi = 1,
 	};

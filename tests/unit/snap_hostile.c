@@ -175,6 +175,65 @@ static void section_machine_gone(struct image *img)
 	s->tag = 0x123456789abcdef0;
 	s->flags = 0;
 }
+static void gone(struct image *img, uint64_t tag)
+{
+	struct snap_section *s = image_section(img, tag);
+
+	s->tag = 0x123456789abcdef0;
+	s->flags = 0;
+}
+static void section_serial_gone(struct image *img)
+{
+	gone(img, serial_ops.section);
+}
+static void section_ioapic_gone(struct image *img)
+{
+	gone(img, ioapic_ops.section);
+}
+static void section_vsock_gone(struct image *img)
+{
+	gone(img, vsock_ops.section);
+}
+static void section_rng_gone(struct image *img)
+{
+	gone(img, rng_ops.section);
+}
+static void section_acpi_gone(struct image *img)
+{
+	gone(img, acpi_ops.section);
+}
+static void section_block_gone(struct image *img)
+{
+	gone(img, block_ops.section);
+}
+static void section_net_gone(struct image *img)
+{
+	gone(img, net_ops.section);
+}
+static void section_third_disk(struct image *img)
+{
+	struct snap_section *s = image_section(img, SNAP_TAG_METADATA);
+
+	s->tag = block_ops.section;
+	s->index = 2;
+}
+static void section_second_metadata(struct image *img)
+{
+	image_section(img, SNAP_TAG_METADATA)->index = 1;
+}
+static void section_second_memory(struct image *img)
+{
+	struct snap_section *a = image_section(img, SNAP_TAG_METADATA);
+	struct snap_section *b = image_section(img, SNAP_TAG_MEMORY);
+	struct snap_section meta = *a;
+
+	/* image_memory() takes the first */
+	*a = *b;
+	*b = meta;
+	b->tag = SNAP_TAG_MEMORY;
+	b->index = 1;
+	b->flags = SNAP_SECTION_REQUIRED;
+}
 static void section_memory_gone(struct image *img)
 {
 	struct snap_section *s = image_section(img, SNAP_TAG_MEMORY);
@@ -389,19 +448,19 @@ static void garbage_in_gap(struct image *img)
 
 #define BAD(fn, text)                                                          \
 	{                                                                      \
-#fn, fn, -EBADMSG, text, false                                 \
+#fn, fn, -EBADMSG, text, false, false                          \
 	}
 #define UNSUP(fn, text)                                                        \
 	{                                                                      \
-#fn, fn, -EOPNOTSUPP, text, false                              \
+#fn, fn, -EOPNOTSUPP, text, false, false                       \
 	}
-#define MISSING(fn, text)                                                      \
+#define ELSEWHERE(fn, code, text)                                              \
 	{                                                                      \
-#fn, fn, -ENOENT, text, false                                  \
+#fn, fn, code, text, false, true                               \
 	}
 #define VERIFY(fn, text)                                                       \
 	{                                                                      \
-#fn, fn, -EBADMSG, text, true                                  \
+#fn, fn, -EBADMSG, text, true, false                           \
 	}
 
 /* clang-format off */
@@ -410,11 +469,11 @@ const struct hostile hostile_cases[] = {
 	UNSUP(min_reader, "snapshot format version 1.4 (needs a newer reader)"),
 	UNSUP(version_zero, "version 0.0"),
 	BAD(arch, "architecture 77"),
-	UNSUP(other_arch, "another processor architecture"),
+	ELSEWHERE(other_arch, -EOPNOTSUPP, "another processor architecture"),
 	BAD(page_size, "page size"),
 	UNSUP(unknown_flag, "unsupported by this version"),
 	BAD(unfinished, "never finished"),
-	MISSING(diff, "its parent 00000001-0000-0000-0000-000000000000 is missing"),
+	ELSEWHERE(diff, -ENOENT, "its parent 00000001-0000-0000-0000-000000000000 is missing"),
 	BAD(diff_no_parent, "without parent"),
 	BAD(parent_no_diff, "no diff"),
 	BAD(no_uuid, "uuid"),
@@ -440,6 +499,16 @@ const struct hostile hostile_cases[] = {
 	BAD(section_on_table, "overlaps the section table"),
 	UNSUP(section_unknown_required, "is required and unknown"),
 	BAD(section_machine_gone, "there is no section for machine"),
+	BAD(section_serial_gone, "there is no section for serial 0"),
+	BAD(section_ioapic_gone, "there is no section for ioapic 0"),
+	BAD(section_vsock_gone, "there is no section for vsock 0"),
+	BAD(section_rng_gone, "there is no section for rng 0"),
+	BAD(section_acpi_gone, "there is no section for acpi 0"),
+	BAD(section_block_gone, "there is no section for block 0"),
+	BAD(section_net_gone, "there is no section for net 0"),
+	BAD(section_third_disk, "the configuration has no such part"),
+	BAD(section_second_metadata, "the configuration has no such part"),
+	BAD(section_second_memory, "the configuration has no such part"),
 	BAD(section_memory_gone, "there is no memory section"),
 	BAD(vcpu_index, "there is no section for vcpu 0"),
 	BAD(two_versions, "v: not a version"),
@@ -460,7 +529,7 @@ const struct hostile hostile_cases[] = {
 	BAD(region_zero, "memory region 0"),
 	BAD(region_leaf, "memory region 0"),
 	BAD(region_leaves, "memory region 0"),
-	BAD(region_moved, "not those of the machine"),
+	ELSEWHERE(region_moved, -EBADMSG, "not those of the machine"),
 	BAD(region_odd, "memory region 0"),
 	BAD(root_odd, "root entry 0"),
 	BAD(root_early, "root entry 0"),

@@ -11,6 +11,7 @@ struct hostile {
 	int code;
 	const char *says; /* part of the message */
 	bool verify_only;
+	bool elsewhere; /* sound as a file; what it needs is not here */
 };
 
 extern const struct hostile hostile_cases[];

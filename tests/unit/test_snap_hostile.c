@@ -54,6 +54,8 @@ static void run_case(const struct hostile *h, const struct image *good)
 		rc = fake_restore(fd, &e);
 		assert_true(rc == 0 || rc == -EBADMSG);
 	} else {
+		if (!rc && !h->elsewhere)
+			fail_msg("%s: verify finds nothing", h->name);
 		rc = fake_restore(fd, &e);
 		if (rc != h->code || !strstr(e.msg, h->says))
 			fail_msg("%s: restore: %d: %s", h->name, rc, e.msg);

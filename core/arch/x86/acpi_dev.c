@@ -156,15 +156,20 @@ static void acpi_io(struct device *d, uint32_t bar, uint64_t off, void *data,
 		machine_end(d->m, MACHINE_END_POWEROFF, "power off");
 }
 
+static bool acpi_wanted(const struct machine_config *c, uint32_t instance)
+{
+	(void)instance;
+	return c->acpi != 0;
+}
+
 static int acpi_create(struct machine *m, uint32_t instance,
 	struct device **out, struct err *e)
 {
 	struct acpi *a;
 
+	(void)m;
 	(void)instance;
 	*out = NULL;
-	if (!m->cfg.acpi)
-		return 0;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return err_set(e, -ENOMEM, "acpi: no memory");
@@ -219,6 +224,7 @@ const struct device_ops acpi_ops = {
 	.name = "acpi",
 	.section = 0x3b9cd40a71e65f28ULL,
 	.state = &acpi_desc,
+	.wanted = acpi_wanted,
 	.create = acpi_create,
 	.saved = acpi_saved,
 	.realize = acpi_realize,
