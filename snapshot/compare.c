@@ -181,6 +181,63 @@ static void compare_rest(struct found *f, const char *path,
 	}
 }
 
+/* Sections that nobody knows may hold anything, and be of any length. */
+static int same_bytes(struct snap *a, struct snap *b,
+	const struct snap_section *x, const struct snap_section *y, bool *same,
+	struct err *e)
+{
+	AUTO_FREE uint8_t *buf = malloc(2 * SNAP_CHUNK_SIZE);
+	uint8_t *other;
+	uint64_t len;
+	int rc;
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "compare: out of memory");
+	other = buf + SNAP_CHUNK_SIZE;
+	rc = snap_check_section(a, x, buf, e);
+	if (!rc)
+		rc = snap_check_section(b, y, buf, e);
+	*same = x->stored_length == y->stored_length && x->crc == y->crc;
+	for (uint64_t at = 0; !rc && *same && at < x->stored_length;
+		at += len) {
+		len = min_u64(x->stored_length - at, SNAP_CHUNK_SIZE);
+		rc = snap_pread(a->fd, buf, len, x->offset + at, e);
+		if (!rc)
+			rc = snap_pread(b->fd, other, len, y->offset + at, e);
+		*same = !rc && !memcmp(buf, other, len);
+	}
+	return rc;
+}
+
+static void say_bytes(
+	const struct snap_section *sec, char text[64], msgpack_object *o)
+{
+	int n = snprintf(text, 64, "%llu bytes, checksum %08x",
+		(unsigned long long)sec->stored_length, sec->crc);
+
+	o->type = MSGPACK_OBJECT_STR;
+	o->via.str.ptr = text;
+	o->via.str.size = (uint32_t)n;
+}
+
+static int compare_unknown(struct found *f, struct snap *a, struct snap *b,
+	const struct snap_section *x, const struct snap_section *y,
+	struct err *e)
+{
+	char name[17], text[2][64];
+	msgpack_object ox, oy;
+	bool same = false;
+	int rc = same_bytes(a, b, x, y, &same, e);
+
+	if (rc || same)
+		return rc;
+	(void)snprintf(name, sizeof(name), "%.16s", x->name);
+	say_bytes(x, text[0], &ox);
+	say_bytes(y, text[1], &oy);
+	differ(f, name, &ox, &oy);
+	return 0;
+}
+
 static int compare_section(struct found *f, struct snap *a, struct snap *b,
 	const struct snap_section *x, const struct snap_section *y,
 	struct err *e)
@@ -224,8 +281,10 @@ static int compare_state(
 			continue;
 		y = snap_find(b, x->tag, x->index);
 		(void)snprintf(name, sizeof(name), "%.16s", x->name);
-		if (y)
+		if (y && snap_section_known(x))
 			rc = compare_section(f, a, b, x, y, e);
+		else if (y)
+			rc = compare_unknown(f, a, b, x, y, e);
 		else
 			differ(f, name, &there, NULL);
 	}

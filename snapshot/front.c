@@ -90,6 +90,14 @@ static int memory_write(
 
 /* ---- header and layout ---- */
 
+static void place(struct snap_section *sec, uint64_t length, uint64_t *at)
+{
+	sec->offset = align_up(*at, 8);
+	sec->stored_length = sec->raw_length = length;
+	*at = sec->offset + length;
+}
+
+/* What is copied comes last, so that the rest is one write. */
 static void layout(struct snap_front *f)
 {
 	struct snap_header *h = &f->h;
@@ -99,11 +107,13 @@ static void layout(struct snap_front *f)
 	h->section_count = f->n;
 	at += f->n * sizeof(f->sec[0]);
 	for (uint32_t i = 0; i < f->n; i++) {
-		at = align_up(at, 8);
-		f->sec[i].offset = at;
-		f->sec[i].stored_length = f->buf[i].size;
-		f->sec[i].raw_length = f->buf[i].size;
-		at += f->buf[i].size;
+		if (!f->from[i])
+			place(&f->sec[i], f->buf[i].size, &at);
+	}
+	f->end = at;
+	for (uint32_t i = 0; i < f->n; i++) {
+		if (f->from[i])
+			place(&f->sec[i], f->from[i]->stored_length, &at);
 	}
 	h->file_length = align_up(at, SNAP_PAGE_SIZE);
 }
@@ -132,16 +142,58 @@ void snap_front_header(struct snap_front *f, const struct snap_uuid *uuid,
 			parent->path);
 }
 
+/* The checksum is the original's, and must be that of what was copied. */
+static int copy_content(struct snap_front *f, uint32_t i, int fd, struct err *e)
+{
+	const struct snap_section *from = f->from[i];
+	AUTO_FREE uint8_t *buf = malloc(SNAP_CHUNK_SIZE);
+	uint32_t crc = 0;
+	uint64_t len;
+	int rc = 0;
+
+	if (!buf)
+		return err_set(e, -ENOMEM, "snapshot: out of memory");
+	for (uint64_t at = 0; !rc && at < from->stored_length; at += len) {
+		len = min_u64(from->stored_length - at, SNAP_CHUNK_SIZE);
+		rc = snap_pread(
+			f->from_file->fd, buf, len, from->offset + at, e);
+		if (rc)
+			break;
+		crc = crc32c(crc, buf, len);
+		rc = pwrite_full(fd, buf, len, f->sec[i].offset + at);
+		if (rc)
+			rc = err_sys(e, rc, "writing the snapshot's sections");
+	}
+	if (!rc && crc != from->crc)
+		rc = snap_bad(e, from->offset, from->stored_length,
+			"section %.16s: checksum mismatch", from->name);
+	f->sec[i].crc = crc;
+	return rc;
+}
+
+static int copy_contents(struct snap_front *f, int fd, struct err *e)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < f->n && !rc; i++) {
+		if (f->from[i])
+			rc = copy_content(f, i, fd, e);
+	}
+	return rc;
+}
+
 static int front_write(struct snap_front *f, int fd, struct err *e)
 {
 	struct snap_header *h = &f->h;
-	uint64_t len = f->mem.data_offset;
+	uint64_t len = f->end;
 	AUTO_FREE uint8_t *buf = calloc(1, len);
 	int rc;
 
 	if (!buf)
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	for (uint32_t i = 0; i < f->n; i++) {
+		if (f->from[i])
+			continue;
 		f->sec[i].crc = crc32c(0, f->buf[i].data, f->buf[i].size);
 		memcpy(buf + f->sec[i].offset, f->buf[i].data, f->buf[i].size);
 	}
@@ -167,6 +219,8 @@ int snap_front_finish(struct snap_front *f, struct snap_memory_job *job,
 		h->minor = h->min_reader_minor = SNAP_MINOR_CHAINS;
 	layout(f);
 	rc = memory_write(f, job, e);
+	if (!rc)
+		rc = copy_contents(f, job->fd, e);
 	if (!rc)
 		rc = front_write(f, job->fd, e);
 	if (!rc && fsync(job->fd))

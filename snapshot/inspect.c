@@ -118,6 +118,17 @@ static void pack_entry(
 	mp_key_bool(p, "ok", ok);
 }
 
+/* Of a section that is not known only its checksum counts. */
+static int check_content(
+	struct inspect *in, const struct snap_section *sec, struct err *e)
+{
+	AUTO_FREE uint8_t *buf = NULL;
+
+	if (!snap_section_known(sec))
+		return snap_check_section(&in->s, sec, in->buf, e);
+	return snap_read_section(&in->s, sec, SNAP_MAX_STATE, &buf, e);
+}
+
 static void pack_sections(struct inspect *in)
 {
 	const struct snap *s = &in->s;
@@ -126,9 +137,8 @@ static void pack_sections(struct inspect *in)
 	(void)msgpack_pack_array(in->out, s->h.section_count);
 	for (uint32_t i = 0; i < s->h.section_count; i++) {
 		const struct snap_section *sec = &s->sec[i];
-		AUTO_FREE uint8_t *buf = NULL;
 		struct err e = {0};
-		int rc = snap_read_section(s, sec, SNAP_MAX_STATE, &buf, &e);
+		int rc = check_content(in, sec, &e);
 
 		/* the index's own error is there already */
 		if (sec->tag != SNAP_TAG_MEMORY)
@@ -234,7 +244,6 @@ static const struct snap_section *by_name(
 static int one_section(struct inspect *in, const char *name, struct err *e)
 {
 	const struct snap_section *sec;
-	AUTO_FREE uint8_t *buf = NULL;
 	struct err why = {0};
 	bool vcpu;
 	int rc;
@@ -246,7 +255,7 @@ static int one_section(struct inspect *in, const char *name, struct err *e)
 		return err_set(
 			e, -ENOENT, "there is no section named %s", name);
 	vcpu = sec->tag == SNAP_TAG_VCPU;
-	rc = snap_read_section(&in->s, sec, SNAP_MAX_STATE, &buf, &why);
+	rc = check_content(in, sec, &why);
 	(void)msgpack_pack_map(
 		in->out, (vcpu ? 4U : 3U) + (is_unsupported(in) ? 1U : 0U));
 	if (is_unsupported(in))

@@ -19,6 +19,7 @@ struct inspect {
 	unsigned more;             /* errors beyond that */
 	uint64_t real_size;        /* of the file */
 	bool header, table, index; /* which parts are sound */
+	uint8_t buf[SNAP_CHUNK_SIZE];
 };
 
 /* Note the error of a part, once; true when there was none. */
@@ -33,7 +34,8 @@ void inspect_key_text(
 /* inspect_state.c: the keys "config", "devices", "vcpus", "metadata",
  * "compatible". */
 void inspect_states(struct inspect *in);
-/* The content of one section; nil when it is not sound. */
+/* The content of one section; nil when it is not sound, or not known and not
+ * msgpack. */
 void inspect_state(struct inspect *in, const struct snap_section *sec);
 /* A vCPU's registers by name; nil where they are not to be had. */
 void inspect_vcpu(struct inspect *in, const struct snap_section *sec);

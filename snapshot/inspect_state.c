@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The map of a section, unpacked; false: it is not sound, *buf and *msg hold
- * nothing. buf: free(), msg: msgpack_unpacked_destroy(). */
+/* The map of a section, unpacked; false: it is not sound, or not known and no
+ * msgpack: *buf and *msg hold nothing. buf: free(), msg:
+ * msgpack_unpacked_destroy(). */
 static bool unpack(struct inspect *in, const struct snap_section *sec,
 	uint8_t **buf, msgpack_unpacked *msg)
 {
@@ -24,7 +25,8 @@ static bool unpack(struct inspect *in, const struct snap_section *sec,
 	if (mp_unpack(*buf, sec->raw_length, &mp_default_limits, msg, &why)) {
 		(void)snap_bad(&e, sec->offset, sec->stored_length,
 			"section %.16s: %.200s", sec->name, why.msg);
-		(void)inspect_sound(in, -EBADMSG, &e);
+		if (snap_section_known(sec))
+			(void)inspect_sound(in, -EBADMSG, &e);
 		msgpack_unpacked_destroy(msg);
 		free(*buf);
 		return false;

@@ -52,6 +52,7 @@ const struct snap_section *snap_find(
 /* The bytes of a section, checksum checked; *out is malloc()ed. */
 int snap_read_section(const struct snap *s, const struct snap_section *sec,
 	uint64_t max, uint8_t **out, struct err *e) MUST_USE;
+int snap_check_codec(const struct snap_section *sec, struct err *e) MUST_USE;
 /* The checksum only, through buf of SNAP_CHUNK_SIZE bytes: of sections that
  * nobody parses, which may be of any length. */
 int snap_check_section(const struct snap *s, const struct snap_section *sec,
@@ -221,13 +222,17 @@ int snap_write_memory(struct snap_memory_job *job, uint64_t *at,
 
 /* front.c: everything in front of the memory data. Sections are added, then
  * memory, then all of it is written. */
-#define SNAP_FRONT_SECTIONS (MACHINE_MAX_CPUS + MACHINE_MAX_DEVICES + 8)
+#define SNAP_FRONT_SECTIONS SNAP_MAX_SECTIONS
 struct snap_front {
 	struct snap_header h;
 	struct snap_memory mem;
 	struct snap_section sec[SNAP_FRONT_SECTIONS];
 	msgpack_sbuffer buf[SNAP_FRONT_SECTIONS]; /* owned: the content */
+	/* or whose content it is, copied in pieces: borrowed */
+	const struct snap_section *from[SNAP_FRONT_SECTIONS];
+	const struct snap *from_file;
 	uint32_t n;
+	uint64_t end; /* of what is in buf, in the file */
 };
 void snap_front_header(struct snap_front *f, const struct snap_uuid *uuid,
 	uint64_t created_ns, const struct snap_parent *parent);

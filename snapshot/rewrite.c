@@ -10,21 +10,26 @@ static int copy_section(struct snap_front *f, const struct snap *s,
 {
 	AUTO_FREE uint8_t *bytes = NULL;
 	struct snap_section *to = &f->sec[f->n];
+	bool known = snap_section_known(sec);
 	msgpack_sbuffer *buf;
-	int rc = snap_section_desc(sec->tag) ? 0 : snap_check_unknown(sec, e);
+	int rc = known ? 0 : snap_check_unknown(sec, e);
 
-	if (rc && sec->tag != SNAP_TAG_METADATA)
+	if (rc)
 		return rc;
 	if (f->n + 1 >= SNAP_FRONT_SECTIONS)
 		return err_set(e, -EOPNOTSUPP, "more than %d sections",
 			SNAP_FRONT_SECTIONS - 1);
-	rc = snap_read_section(s, sec, SNAP_MAX_STATE, &bytes, e);
+	rc = known ? snap_read_section(s, sec, SNAP_MAX_STATE, &bytes, e)
+		   : snap_check_codec(sec, e);
 	if (rc)
 		return rc;
+	if (!known)
+		f->from[f->n] = sec;
 	buf = snap_front_section(f, sec->tag, sec->index, sec->version, "");
 	memcpy(to->name, sec->name, sizeof(to->name));
 	to->flags = sec->flags;
-	if (msgpack_sbuffer_write(buf, (const char *)bytes, sec->stored_length))
+	if (known && msgpack_sbuffer_write(
+			     buf, (const char *)bytes, sec->stored_length))
 		return err_set(e, -ENOMEM, "snapshot: out of memory");
 	return 0;
 }
@@ -63,6 +68,7 @@ static int rewrite(struct snap *s, int fd, const struct snap_rewrite_opts *o,
 	snap_front_header(
 		f, &out->uuid, o->created_ns, diff ? snap_get_parent(s) : NULL);
 	f->h.arch = s->h.arch;
+	f->from_file = s;
 	rc = copy_sections(f, s, e);
 	if (!rc)
 		rc = snap_input_chain(&in, s, diff, o->threads, e);

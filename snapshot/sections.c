@@ -34,7 +34,7 @@ const struct st_desc *snap_section_desc(uint64_t tag)
 	return NULL;
 }
 
-static int check_codec(const struct snap_section *sec, struct err *e)
+int snap_check_codec(const struct snap_section *sec, struct err *e)
 {
 	if (sec->codec == SNAP_CODEC_RAW)
 		return 0;
@@ -53,7 +53,7 @@ int snap_check_section(const struct snap *s, const struct snap_section *sec,
 	uint8_t *buf, struct err *e)
 {
 	uint64_t at = sec->offset, end = at + sec->stored_length, len;
-	int rc = check_codec(sec, e);
+	int rc = snap_check_codec(sec, e);
 	uint32_t crc = 0;
 
 	for (; !rc && at < end; at += len) {
@@ -71,7 +71,7 @@ int snap_read_section(const struct snap *s, const struct snap_section *sec,
 	uint64_t max, uint8_t **out, struct err *e)
 {
 	uint8_t *buf;
-	int rc = check_codec(sec, e);
+	int rc = snap_check_codec(sec, e);
 
 	*out = NULL;
 	if (rc)

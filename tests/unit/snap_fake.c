@@ -174,6 +174,36 @@ void image_store(const struct image *img, int fd)
 	assert_int_equal(pwrite_full(fd, img->p, img->n, 0), 0);
 }
 
+int fake_unknown(uint64_t length, uint8_t fill)
+{
+	struct snap_section *sec;
+	struct machine m;
+	struct image img;
+	struct stat st;
+	int fd;
+
+	fake_machine(&m, 4 * MIB, MEM_PRIVATE);
+	fd = fake_snapshot(&m);
+	machine_destroy(&m);
+	assert_int_equal(fstat(fd, &st), 0);
+	img.n = (size_t)st.st_size + length;
+	img.p = malloc(img.n);
+	assert_non_null(img.p);
+	assert_int_equal(pread_full(fd, img.p, (size_t)st.st_size, 0), 0);
+	memset(img.p + st.st_size, fill, length);
+	sec = image_section(&img, SNAP_TAG_METADATA);
+	memset(img.p + sec->offset, 0, sec->stored_length);
+	sec->tag = 0x1234;
+	sec->offset = (uint64_t)st.st_size;
+	sec->stored_length = sec->raw_length = length;
+	image_memory(&img)->data_offset = img.n;
+	image_header(&img)->file_length = img.n;
+	image_seal(&img);
+	image_store(&img, fd);
+	image_free(&img);
+	return fd;
+}
+
 static void *at(struct image *img, uint64_t offset, uint64_t len)
 {
 	assert_true(range_inside(offset, len, img->n));

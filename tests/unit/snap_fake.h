@@ -38,6 +38,10 @@ void image_free(struct image *img);
 /* Write the bytes over the file's content; fd from fake_file(). */
 void image_store(const struct image *img, int fd);
 
+/* A sound snapshot without stored pages whose "metadata" is an optional section
+ * that nobody knows: so many bytes (a multiple of 4096), all the same. */
+int fake_unknown(uint64_t length, uint8_t fill);
+
 struct snap_header *image_header(struct image *img);
 struct snap_section *image_section(struct image *img, uint64_t tag);
 struct snap_memory *image_memory(struct image *img);

@@ -157,6 +157,50 @@ static void test_copy(void **state)
 	pair_free(&p);
 }
 
+/* Sections that nobody knows, of any length: compared byte by byte, copied. */
+static void unknown(uint64_t length)
+{
+	int fd[3] = {fake_unknown(length, 0xc1), fake_unknown(length, 0xc2),
+		fake_file()};
+	struct snap_rewrite_opts o = {.zstd_level = 0};
+	struct snap_verified v;
+	struct snap_written w;
+	struct snap *s[3] = {NULL};
+	struct err e = {0};
+	struct answer a;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (snap_verify_fd(fd[i], &v, NULL, NULL, &e) ||
+			snap_open(fd[i], &s[i], &e))
+			fail_msg("%s", e.msg);
+	}
+	(void)compare(&a, s[0], s[1]);
+	assert_int_equal(mp_get(&a.msg.data, "state")->via.array.size, 1);
+	answer_free(&a);
+	if (snap_rewrite(s[0], fd[2], &o, &w, &e) ||
+		snap_verify_fd(fd[2], &v, NULL, NULL, &e) ||
+		snap_open(fd[2], &s[2], &e))
+		fail_msg("%s", e.msg);
+	(void)compare(&a, s[0], s[2]);
+	assert_true(a.same);
+	answer_free(&a);
+	/* damage is not copied under a new checksum */
+	assert_int_equal(pwrite_full(fd[0], "x", 1, w.file_bytes - 9), 0);
+	assert_int_equal(ftruncate(fd[2], 0), 0);
+	assert_int_equal(snap_rewrite(s[0], fd[2], &o, &w, &e), -EBADMSG);
+	for (unsigned i = 0; i < 3; i++) {
+		snap_close(s[i]);
+		close(fd[i]);
+	}
+}
+
+static void test_unknown(void **state)
+{
+	(void)state;
+	unknown(4096);
+	unknown(17 * MIB);
+}
+
 static void test_peek(void **state)
 {
 	struct snap_peeked is;
@@ -202,6 +246,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_compare),
 		cmocka_unit_test(test_copy),
+		cmocka_unit_test(test_unknown),
 		cmocka_unit_test(test_peek),
 		cmocka_unit_test(test_open_chain),
 	};

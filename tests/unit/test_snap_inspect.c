@@ -164,6 +164,36 @@ static void test_future_section(void **state)
 	close(fd);
 }
 
+/* What a section holds that nobody knows is its maker's business. */
+static void test_unknown(void **state)
+{
+	static const uint64_t lengths[] = {4096, 17 * MIB};
+	const msgpack_object *o;
+	struct answer a;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+		int fd = fake_unknown(lengths[i], 0xc1);
+
+		o = ask(&a, fd, NULL);
+		assert_int_equal(mp_get(o, "errors")->via.array.size, 0);
+		answer_free(&a);
+		o = ask(&a, fd, "metadata");
+		assert_int_equal(mp_get(o, "errors")->via.array.size, 0);
+		assert_int_equal(
+			mp_get(o, "content")->type, MSGPACK_OBJECT_NIL);
+		o = mp_get(o, "section");
+		assert_int_equal(number(o, "raw_bytes"), lengths[i]);
+		assert_true(mp_get(o, "ok")->via.boolean);
+		answer_free(&a);
+		assert_int_equal(pwrite_full(fd, "x", 1, 20480), 0);
+		o = ask(&a, fd, NULL);
+		assert_int_equal(mp_get(o, "errors")->via.array.size, 1);
+		answer_free(&a);
+		close(fd);
+	}
+}
+
 /* Damage to one byte: one error or more, and the text says this. */
 static void damaged(struct image *img, uint64_t at, const char *says)
 {
@@ -284,6 +314,7 @@ int main(void)
 		cmocka_unit_test(test_good),
 		cmocka_unit_test(test_sections),
 		cmocka_unit_test(test_future_section),
+		cmocka_unit_test(test_unknown),
 		cmocka_unit_test(test_damaged),
 		cmocka_unit_test(test_cut_short),
 		cmocka_unit_test(test_json),
