@@ -108,6 +108,8 @@ static _Noreturn void child(offline_fn *fn, void *arg, int pipe)
 
 	msgpack_sbuffer_init(&buf);
 	msgpack_packer_init(&p, &buf, msgpack_sbuffer_write);
+	/* a limit on the length of files is an error like a full disk */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	/* jansson would open /dev/urandom at its first object */
 	json_object_seed((size_t)now_ns() ^ (size_t)getpid());
 	r = lock_in(&e);
@@ -153,6 +155,20 @@ static int receive(int fd, struct offline_answer *a, struct err *e)
 	return 0;
 }
 
+/* A file can make us do what the first ones are for; all others somebody sent:
+ * the user, or a kernel that is out of memory. */
+static int died_of(int sig, struct err *e)
+{
+	if (sig == SIGSEGV || sig == SIGBUS || sig == SIGABRT || sig == SIGSYS)
+		return err_set(e, -EBADMSG,
+			"the process that reads it died of signal %d (%s); "
+			"please report this",
+			sig, strsignal(sig));
+	return err_set(e, -EINTR,
+		"the process that reads it was ended by signal %d (%s)", sig,
+		strsignal(sig));
+}
+
 int offline_run(
 	offline_fn *fn, void *arg, struct offline_answer *a, struct err *e)
 {
@@ -178,10 +194,7 @@ int offline_run(
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
 	}
 	if (r == -EPIPE && WIFSIGNALED(status))
-		return err_set(e, -EBADMSG,
-			"the process that reads it died of signal %d (%s); "
-			"please report this",
-			WTERMSIG(status), strsignal(WTERMSIG(status)));
+		return died_of(WTERMSIG(status), e);
 	if (r == -EPIPE)
 		return err_set(e, -EIO, "the process that reads it ended");
 	return r;

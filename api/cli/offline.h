@@ -21,8 +21,8 @@ struct offline_answer {
 };
 
 /* Run fn in such a child and wait. fn's error comes back as it was; a child
- * that died is -EBADMSG: the file was too much for it. On 0 the answer is to
- * be freed. */
+ * that crashed is -EBADMSG: the file was too much for it; one that was killed
+ * -EINTR. On 0 the answer is to be freed. */
 int offline_run(offline_fn *fn, void *arg, struct offline_answer *a,
 	struct err *e) MUST_USE;
 void offline_free(struct offline_answer *a);

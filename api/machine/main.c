@@ -65,6 +65,8 @@ static int serve(void)
 	}
 	/* A peer that went away is an error code, not a signal. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	/* a limit on the length of files is an error like a full disk */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	return setup_run(CTL_FD);
 }
 

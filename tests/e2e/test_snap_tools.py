@@ -6,8 +6,10 @@ and ones that are not for this host."""
 import json
 import os
 import random
+import resource
 import signal
 import struct
+import subprocess
 import sys
 import time
 
@@ -295,6 +297,28 @@ def test_broken_chain(d):
     assert b in err, err
     err = thaw(None, "merge", c, "-o", c + ".m2", code=5)[1]
     assert not os.path.exists(c + ".m2")
+
+
+def test_ended_from_outside(d):
+    """A limit on file sizes, or a signal, says nothing about the file that was read: 1, not 5."""
+    path = snapshot(d)
+    out = path + ".out"
+    p = subprocess.run([thawtest.program("thaw"), "convert", path, "-o", out], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                       preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)), check=False)
+    assert p.returncode == 1 and b"File too large" in p.stderr, p
+    assert not os.path.exists(out)
+    for sig, code in ((signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGSEGV, 5)):
+        p = subprocess.Popen([thawtest.program("thaw"), "convert", path, "-o", out, "--zstd", "19"], stdin=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
+        children = "/proc/%d/task/%d/children" % (p.pid, p.pid)
+        thawtest.wait_for(lambda: open(children, encoding="ascii").read())
+        child = int(open(children, encoding="ascii").read())
+        os.kill(child, signal.SIGSTOP)
+        os.kill(child, sig)
+        os.kill(child, signal.SIGCONT)
+        err = p.communicate()[1].decode()
+        assert p.returncode == code and "signal %d" % sig in err, (p.returncode, err)
+        assert not os.path.exists(out)
 
 
 def same(shown, printed):
