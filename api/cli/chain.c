@@ -3,6 +3,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+
+int file_open(const char *path, struct err *e)
+{
+	AUTO_FD look = open(path, O_PATH | O_CLOEXEC);
+	char proc[40];
+	struct stat st;
+	int fd;
+
+	if (look < 0 || fstat(look, &st))
+		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, "%.200s: not a regular file", path);
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", look);
+	fd = open(proc, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
+	return fd;
+}
 
 /* Where a parent is looked for. */
 struct places {
@@ -50,13 +69,14 @@ static int find(void *arg, const struct snap_file *child, bool first,
 		p->next = 0;
 	while (p->next < p->nmore + 2) {
 		unsigned i = p->next++;
+		struct err why = {0};
 		int fd;
 
 		if (i < p->nmore)
 			(void)snprintf(path, PATH_MAX, "%s", p->more[i]);
 		else if (!name_place(child, i - p->nmore, path))
 			continue;
-		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		fd = file_open(path, &why);
 		/* of those that were given most are others of the chain */
 		if (i < p->nmore && fd >= 0 && !is_named_by(child, fd)) {
 			(void)close(fd);
@@ -64,9 +84,10 @@ static int find(void *arg, const struct snap_file *child, bool first,
 		}
 		if (fd >= 0)
 			return fd;
-		if (errno != ENOENT && i >= p->nmore)
-			return err_set(
-				e, -errno, "%.200s: %s", path, strerror(errno));
+		if (fd != -ENOENT && i >= p->nmore) {
+			*e = why;
+			return fd;
+		}
 	}
 	return -ENOENT;
 }
@@ -82,11 +103,11 @@ int file_chain_follow(int fd, const char *path, const char *const *more,
 int file_chain_open(const char *path, const char *const *more, unsigned nmore,
 	struct snap_files *c, struct err *e)
 {
-	int rc, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int rc, fd = file_open(path, e);
 
 	memset(c, 0, sizeof(*c));
 	if (fd < 0)
-		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
+		return fd;
 	rc = file_chain_follow(fd, path, more, nmore, c, e);
 	if (rc) {
 		(void)close(fd);

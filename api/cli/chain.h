@@ -9,6 +9,11 @@
 #include "api/cli/cli.h"
 #include "snapshot/files.h"
 
+/* Open a regular file for reading: a descriptor, or a negative errno and why.
+ * What is something else is not opened: that alone can have effects, or wait,
+ * and a diff may name anything as its parent. */
+int file_open(const char *path, struct err *e) MUST_USE;
+
 /* Open path and what it builds on. more: files to look at first. 0 also when a
  * parent is missing. c->file[0].fd is closed by file_chain_close(), too. */
 int file_chain_open(const char *path, const char *const *more, unsigned nmore,

@@ -147,9 +147,9 @@ static int run_inspect(struct cli *c, void *values)
 	if (v->section && v->map)
 		return cli_fail(c, EXIT_USAGE,
 			"--section and --map: one of them, please");
-	rc = offline_open(c, c->arg[0], &in.fd);
-	if (rc)
-		return rc;
+	in.fd = file_open(c->arg[0], &e);
+	if (in.fd < 0)
+		return cli_fail(c, offline_exit(in.fd), "%s", e.msg);
 	host = this_host();
 	in.o.host = host;
 	/* a file that is not sound is inspect's to describe */

@@ -194,14 +194,12 @@ static const char *find_tip(struct cli *c, struct err *e)
 		return NULL;
 	}
 	for (unsigned i = 0; i < c->nargs; i++) {
-		AUTO_FD fd = open(c->arg[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		AUTO_FD fd = file_open(c->arg[i], e);
 		struct err why = {0};
 
 		if (fd < 0)
-			(void)err_set(&why, -errno, "%s", strerror(errno));
-		else
-			(void)!snap_peek(fd, &p[i], &why);
-		if (why.code) {
+			return NULL;
+		if (snap_peek(fd, &p[i], &why)) {
 			(void)err_set(e, why.code, "%.200s: %.300s", c->arg[i],
 				why.msg);
 			return NULL;

@@ -222,12 +222,3 @@ int offline_exit(int code)
 		return EXIT_FAILED;
 	}
 }
-
-int offline_open(struct cli *c, const char *path, int *fd)
-{
-	*fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (*fd < 0)
-		return cli_fail(c, offline_exit(-errno), "%s: %s", path,
-			strerror(errno));
-	return EXIT_DONE;
-}

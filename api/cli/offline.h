@@ -29,7 +29,5 @@ void offline_free(struct offline_answer *a);
 
 /* What the snapshot code reports, as an exit code. */
 int offline_exit(int code);
-/* Open for reading; EXIT_DONE, or an exit code after a message. */
-int offline_open(struct cli *c, const char *path, int *fd);
 
 #endif

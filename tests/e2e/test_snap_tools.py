@@ -321,6 +321,28 @@ def test_ended_from_outside(d):
         assert not os.path.exists(out)
 
 
+def test_no_regular_file(d):
+    """What is no regular file is not even opened: neither the file itself nor what a diff names as its parent."""
+    a, _, c = chain(d)
+    fifo, seen = os.path.join(d.dir, "fifo"), os.path.join(d.dir, "seen")
+    os.mkfifo(fifo)
+    os.rename(a, a + ".away")
+    os.rename(fifo, a)
+    # whoever opens it lets this one go on
+    p = subprocess.Popen(["sh", "-c", 'exec 3>"$1"; : >"$2"', "sh", a, seen])
+    try:
+        for args in (["inspect", a], ["verify", a], ["convert", a, "-o", c + ".x"], ["merge", a, "-o", c + ".x"], ["diff", a, c]):
+            assert "not a regular file" in thaw(None, *args, code=1)[1], args
+        for args in (["verify", c], ["merge", c, "-o", c + ".x"], ["diff", c, c]):
+            assert "not a regular file" in thaw(None, *args, code=5)[1], args
+        assert "not a regular file" in thaw(None, "inspect", c)[0]
+        assert p.poll() is None and not os.path.exists(seen), "it was opened"
+    finally:
+        p.kill()
+        p.wait()
+        os.unlink(a)
+
+
 def same(shown, printed):
     """What the API gives and what the tool prints of it as JSON."""
     if isinstance(shown, dict):
