@@ -7,6 +7,9 @@
 #define DEDUPE_FIRST 4096U
 /* 56 bytes each: 56 MiB, enough for 48 GiB of pages that are not zero. */
 #define DEDUPE_MOST (1024U * 1024)
+/* Guests choose the content and so the hashes: they must not be able to make
+ * one long run of used slots. */
+#define PROBES 32U
 
 void snap_dedupe_free(struct snap_dedupe *d)
 {
@@ -21,15 +24,17 @@ static bool same_key(const struct snap_stored *s, const uint64_t hash[2],
 	       s->raw_length == raw_length;
 }
 
-/* Where an entry with this key is, or would be. */
+/* Where an entry with this key is, or would be; NULL: there is no room. */
 static struct snap_stored *place_for(const struct snap_dedupe *d,
 	const uint64_t hash[2], uint32_t raw_length)
 {
-	size_t i = hash[0] & (d->cap - 1);
+	for (unsigned k = 0; k < PROBES; k++) {
+		struct snap_stored *s = &d->slot[(hash[0] + k) & (d->cap - 1)];
 
-	while (d->slot[i].used && !same_key(&d->slot[i], hash, raw_length))
-		i = (i + 1) & (d->cap - 1);
-	return &d->slot[i];
+		if (!s->used || same_key(s, hash, raw_length))
+			return s;
+	}
+	return NULL;
 }
 
 const struct snap_stored *snap_dedupe_find(const struct snap_dedupe *d,
@@ -40,7 +45,7 @@ const struct snap_stored *snap_dedupe_find(const struct snap_dedupe *d,
 	if (!d->cap)
 		return NULL;
 	s = place_for(d, hash, raw_length);
-	return s->used ? s : NULL;
+	return s && s->used ? s : NULL;
 }
 
 static bool grow(struct snap_dedupe *d)
@@ -54,11 +59,16 @@ static bool grow(struct snap_dedupe *d)
 		return false;
 	for (size_t i = 0; i < d->cap; i++) {
 		const struct snap_stored *s = &d->slot[i];
+		struct snap_stored *to;
 
-		if (s->used)
-			*place_for(&more, s->hash, s->raw_length) = *s;
+		if (!s->used)
+			continue;
+		to = place_for(&more, s->hash, s->raw_length);
+		if (!to)
+			continue;
+		*to = *s;
+		more.n++;
 	}
-	more.n = d->n;
 	free(d->slot);
 	*d = more;
 	return true;
@@ -72,7 +82,7 @@ void snap_dedupe_add(struct snap_dedupe *d, const struct snap_stored *s)
 	if (d->n + 1 > d->cap / 4 * 3 && !grow(d))
 		return;
 	to = place_for(d, s->hash, s->raw_length);
-	if (to->used)
+	if (!to || to->used)
 		return;
 	*to = *s;
 	to->used = 1;
