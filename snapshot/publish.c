@@ -166,7 +166,12 @@ int publish_commit(struct publish *p, struct err *e)
 	if (rc)
 		return err_sys(e, rc, "publishing %s", p->name);
 	rc = sync_dir(p);
-	return rc ? err_sys(e, rc, "fsync of the directory of %s", p->name) : 0;
+	if (rc)
+		return err_sys(e, rc,
+			"%s is there and complete, but may not survive a "
+			"crash of the host: fsync of its directory",
+			p->name);
+	return 0;
 }
 
 void publish_abort(struct publish *p)

@@ -36,7 +36,8 @@ struct publish {
 int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
 	struct err *e) MUST_USE;
 /* -EEXIST when the name was taken meanwhile and not force. On error nothing
- * is left after publish_abort(). */
+ * is left after publish_abort(), unless only the directory's fsync failed: then
+ * the file is there, and the message says so. */
 int publish_commit(struct publish *p, struct err *e) MUST_USE;
 void publish_abort(struct publish *p);
 
