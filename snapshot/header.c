@@ -126,6 +126,10 @@ static int check_flags(const struct snap_header *h, struct err *e)
 	if ((h->flags & SNAP_FLAG_DIFF) &&
 		snap_is_zero(h->parent_uuid, sizeof(h->parent_uuid)))
 		return snap_bad(e, AT(parent_uuid), "a diff without parent");
+	if ((h->flags & SNAP_FLAG_DIFF) &&
+		h->min_reader_minor < SNAP_MINOR_CHAINS)
+		return snap_bad(e, AT(min_reader_minor),
+			"a diff for readers that know none");
 	if (!memcmp(h->parent_uuid, h->uuid, sizeof(h->uuid)))
 		return snap_bad(
 			e, AT(parent_uuid), "the snapshot is its own parent");
@@ -136,6 +140,7 @@ static int check_header(const struct snap_header *h, struct err *e)
 {
 	uint64_t table =
 		(uint64_t)h->section_count * sizeof(struct snap_section);
+	size_t path = strnlen(h->parent_path, sizeof(h->parent_path));
 
 	if (h->arch != SNAP_ARCH_X86_64 && h->arch != SNAP_ARCH_AARCH64)
 		return snap_bad(e, AT(arch), "architecture %u", h->arch);
@@ -145,9 +150,10 @@ static int check_header(const struct snap_header *h, struct err *e)
 		return snap_bad(e, AT(uuid), "no uuid");
 	if (!is_text(h->writer, sizeof(h->writer)))
 		return snap_bad(e, AT(writer), "not a text");
-	if (strnlen(h->parent_path, sizeof(h->parent_path)) ==
-		sizeof(h->parent_path))
+	if (path == sizeof(h->parent_path))
 		return snap_bad(e, AT(parent_path), "not terminated");
+	if (!snap_is_zero(h->parent_path + path, sizeof(h->parent_path) - path))
+		return snap_bad(e, AT(parent_path), "something behind its end");
 	if (!snap_is_zero(h->reserved, sizeof(h->reserved)))
 		return snap_bad(e, AT(reserved), "reserved bytes are in use");
 	if (!h->section_count || h->section_count > SNAP_MAX_SECTIONS)

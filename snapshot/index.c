@@ -218,6 +218,9 @@ static int check_present(
 		(!raw && (!c->stored_length ||
 				 c->stored_length >= c->raw_length)))
 		return err_set(e, -EBADMSG, "wrong length");
+	if (!raw && s->h.min_reader_minor < SNAP_MINOR_CHAINS)
+		return err_set(e, -EBADMSG,
+			"zstd in a file for readers that have none");
 	if (raw && c->offset % SNAP_PAGE_SIZE)
 		return err_set(e, -EBADMSG, "at no multiple of 4096");
 	/* In an ancestor: snap_chunk_file() checks it. */

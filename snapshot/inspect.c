@@ -71,8 +71,10 @@ static void pack_header(struct inspect *in)
 	mp_key_bool(p, "ok", in->header);
 	mp_key_str(p, "format", version);
 	mp_key_u64(p, "min_reader_minor", h->min_reader_minor);
-	mp_key_str(
-		p, "arch", h->arch == SNAP_ARCH_X86_64 ? "x86_64" : "aarch64");
+	mp_key_str(p, "arch",
+		h->arch == SNAP_ARCH_X86_64    ? "x86_64"
+		: h->arch == SNAP_ARCH_AARCH64 ? "aarch64"
+					       : "unknown");
 	mp_key_str(p, "uuid", uuid);
 	mp_key_bool(p, "diff", (h->flags & SNAP_FLAG_DIFF) != 0);
 	mp_key_u64(p, "created_ns", h->created_ns);

@@ -197,7 +197,9 @@ class Snapshot:
         need(self.diff or not any(parent + digest + hint),
              "a parent without DIFF")
         need(any(parent) or not self.diff, "a diff without parent")
-        need(hint[-1] == 0, "parent path")
+        need(hint[-1] == 0 and not any(hint[hint.index(0):]), "parent path")
+        self.chains = min_reader >= 1
+        need(self.chains or not self.diff, "a diff for readers of 1.0")
         if self.parent:
             need(self.diff and parent == self.parent.uuid,
                  "parent: another uuid")
@@ -355,6 +357,7 @@ class Snapshot:
         need(raw == PAGE * len(pages), "chunk: length")
         need(stored == raw if codec == 0 else 0 < stored < raw,
              "chunk: length")
+        need(codec == 0 or self.chains, "zstd for readers of 1.0")
         need(codec or offset % PAGE == 0, "chunk: offset")
         owner = self.ancestor(file)
         need(file <= 64, "chunk: file")

@@ -50,6 +50,7 @@ static void unfinished(struct image *img)
 }
 static void diff(struct image *img)
 {
+	image_header(img)->min_reader_minor = 1;
 	image_header(img)->flags |= SNAP_FLAG_DIFF;
 	image_header(img)->parent_uuid[3] = 1;
 	/* a diff counts only what its leaves say */
@@ -58,6 +59,16 @@ static void diff(struct image *img)
 static void diff_no_parent(struct image *img)
 {
 	image_header(img)->flags |= SNAP_FLAG_DIFF;
+}
+static void diff_min_reader(struct image *img)
+{
+	diff(img);
+	image_header(img)->min_reader_minor = 0;
+}
+static void parent_path_tail(struct image *img)
+{
+	diff(img);
+	memcpy(image_header(img)->parent_path, "x\0y", 3);
 }
 static void parent_no_diff(struct image *img)
 {
@@ -475,6 +486,8 @@ const struct hostile hostile_cases[] = {
 	BAD(unfinished, "never finished"),
 	ELSEWHERE(diff, -ENOENT, "its parent 00000001-0000-0000-0000-000000000000 is missing"),
 	BAD(diff_no_parent, "without parent"),
+	BAD(diff_min_reader, "readers that know none"),
+	BAD(parent_path_tail, "something behind its end"),
 	BAD(parent_no_diff, "no diff"),
 	BAD(no_uuid, "uuid"),
 	BAD(header_reserved, "reserved"),

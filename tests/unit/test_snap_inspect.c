@@ -222,6 +222,7 @@ static void test_damaged(void **state)
 
 	(void)state;
 	image_make(&img);
+	damaged(&img, offsetof(struct snap_header, arch) + 1, "unknown");
 	damaged(&img, 100, "header: checksum mismatch");
 	/* behind a damaged header everything else is still found */
 	damaged(&img, 100, "3 of 1024 pages stored");

@@ -198,6 +198,27 @@ static void test_hostile_frames(void **state)
 }
 
 /* The lengths and checksums of an entry. */
+/* Who reads 1.0 has no zstd, so such a file must not say that 1.0 will do. */
+static void test_min_reader(void **state)
+{
+	struct snap_verified v;
+	struct image img;
+	struct err e = {0};
+	int fd;
+
+	(void)state;
+	fd = packed_file(&img);
+	assert_int_equal(image_header(&img)->min_reader_minor, 1);
+	image_header(&img)->min_reader_minor = 0;
+	image_seal(&img);
+	image_store(&img, fd);
+	assert_int_equal(snap_verify_fd(fd, &v, NULL, NULL, &e), -EBADMSG);
+	assert_non_null(strstr(e.msg, "readers that have none"));
+	assert_int_equal(fake_restore(fd, &e), -EBADMSG);
+	image_free(&img);
+	close(fd);
+}
+
 static void test_hostile_entries(void **state)
 {
 	struct image img;
@@ -409,6 +430,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_every_bit_of_a_frame),
 		cmocka_unit_test(test_hostile_frames),
+		cmocka_unit_test(test_min_reader),
 		cmocka_unit_test(test_hostile_entries),
 		cmocka_unit_test(test_data_in_parent),
 		cmocka_unit_test(test_loops),

@@ -145,6 +145,11 @@ static void test_packed_verdicts(void **state)
 	assert_int_equal(pread_full(fd, good.p, good.n, 0), 0);
 	close(fd);
 	store(&good, n++);
+	image_copy(&bad, &good);
+	image_header(&bad)->min_reader_minor = 0;
+	image_seal(&bad);
+	store(&bad, n++);
+	image_free(&bad);
 	for (unsigned i = 0; i < FLIPS; i++) {
 		const struct snap_chunk *c = &image_leaf(&good, 0)->chunk[0];
 
