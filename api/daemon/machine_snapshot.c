@@ -108,20 +108,27 @@ static char *base_path(struct daemon *d, const struct snapshot_op *op)
 						  : NULL;
 }
 
-static char *hint(struct daemon *d, void *arg, struct parents **parents)
+static int hint(struct daemon *d, void *arg, struct parents **parents,
+	char **hint, struct err *e)
 {
 	const struct snapshot_op *op = arg;
 	const struct machine_entry *m = op->w->m;
 	bool template = op->split.against == CTL_AGAINST_TEMPLATE;
 	const char *path = op->path[0] ? op->path : NULL;
 	AUTO_FREE char *base = op->diff ? base_path(d, op) : NULL;
+	int r = op->diff && m && !template
+			? parents_check_last(d, m->p.parents, e)
+			: 0;
 
+	if (r)
+		return r;
 	/* Without them it is a diff that shares nothing. */
 	if (op->diff && m)
 		*parents = parents_of_diff(&op->peer, path,
 			template ? NULL : m->p.parents,
 			template && m->t ? m->t->snap_fd : -1);
-	return parents_hint(base, path);
+	*hint = parents_hint(base, path);
+	return 0;
 }
 
 /* The machine's next diff builds on this file. */

@@ -44,20 +44,31 @@ void parents_free(struct parents *p)
 	free(p);
 }
 
-static void add_file(struct parents *p, int fd)
+static struct parents_file identify(int fd)
 {
+	struct parents_file f = {.ino = 0};
 	struct stat st;
 
-	if (fd < 0 || p->n == ARRAY_SIZE(p->file) || fstat(fd, &st))
-		return;
-	p->file[p->n].dev = st.st_dev;
-	p->file[p->n++].ino = st.st_ino;
+	if (fd >= 0 && !fstat(fd, &st)) {
+		f.dev = st.st_dev;
+		f.ino = st.st_ino;
+	}
+	return f;
+}
+
+static void add_file(struct parents *p, int fd)
+{
+	struct parents_file f = identify(fd);
+
+	if (f.ino && p->n < ARRAY_SIZE(p->file))
+		p->file[p->n++] = f;
 }
 
 void parents_push(struct parents *p, const char *path, int fd, bool diff)
 {
 	free(p->last);
 	p->last = path ? strdup(path) : NULL;
+	p->newest = identify(fd);
 	if (!diff)
 		p->n = 0;
 	add_file(p, fd);
@@ -248,6 +259,29 @@ char *parents_hint(const char *last, const char *path)
 		!strncmp(last, path, (size_t)(a - last)))
 		return strdup(a + 1);
 	return strdup(last);
+}
+
+int parents_check_last(struct daemon *d, const struct parents *p, struct err *e)
+{
+	struct parents_file f;
+	struct err why;
+	int fd;
+
+	if (!p || !p->last || !p->newest.ino)
+		return 0;
+	fd = peerfile_reopen(d, p->peer.uid, p->peer.gid, p->last, &why);
+	f = identify(fd);
+	if (fd >= 0)
+		(void)close(fd);
+	if (f.ino == p->newest.ino && f.dev == p->newest.dev)
+		return 0;
+	/* who may not look there any more may still know where it is */
+	if (fd < 0 && fd != -ENOENT && fd != -ENOTDIR && fd != -EINVAL)
+		return 0;
+	return err_set(e, -ENOENT,
+		"the diff's parent, %s, %s: make a full snapshot", p->last,
+		fd == -ENOENT || fd == -ENOTDIR ? "is missing"
+						: "is another file by now");
 }
 
 int parents_check_replace(struct daemon *d, const struct parents *p, bool diff,

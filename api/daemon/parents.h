@@ -27,11 +27,12 @@ struct parents {
 	bool closed; /* nothing is handed out any more */
 	bool known;  /* nothing is handed out but .file[] */
 	unsigned asked;
-	unsigned n;
-	struct {
+	struct parents_file {
 		dev_t dev;
-		ino_t ino;
+		ino_t ino;          /* 0: not known */
 	} file[SNAP_MAX_CHAIN + 1]; /* in no order */
+	unsigned n;
+	struct parents_file newest; /* the one at .last */
 };
 
 /* For a process that will load the snapshot at path (may be NULL), fd. NULL: no
@@ -54,6 +55,10 @@ void parents_push(struct parents *p, const char *path, int fd, bool diff);
 /* How the file at path should name the newest one, malloc()ed; NULL: it has no
  * name. Beside each other it is the name only, so that they may move. */
 char *parents_hint(const char *last, const char *path);
+/* Is the newest file still where it was, as far as that is known? -ENOENT, by
+ * name: a diff on top of it would be of no use. p may be NULL. */
+int parents_check_last(
+	struct daemon *d, const struct parents *p, struct err *e) MUST_USE;
 /* May dir/name be replaced by a snapshot of p (may be NULL)? -EBUSY when a
  * chain in use, or the new file itself, builds on it. diff: of the new one. */
 int parents_check_replace(struct daemon *d, const struct parents *p, bool diff,

@@ -110,9 +110,12 @@ static int ask_to_write(struct daemon *d, struct writer *w, struct err *e)
 	AUTO_FD pagemap = open_pagemap(w);
 	struct ctl_fd fds[2] = {{w->job.output, CTL_FD_OUTPUT, 0},
 		{pagemap, CTL_FD_PAGEMAP, 0}};
+	int r = w->job.fn->hint ? w->job.fn->hint(d, w->job.arg, &w->p.parents,
+					  &w->hint, e)
+				: 0;
 
-	if (w->job.fn->hint)
-		w->hint = w->job.fn->hint(d, w->job.arg, &w->p.parents);
+	if (r)
+		return r;
 	m.len = w->hint ? (uint32_t)strlen(w->hint) : 0;
 	/* No time limit: it takes as long as the disk does, and whoever waits
 	 * may cancel. */

@@ -24,8 +24,10 @@ struct writer_fns {
 		const struct ctl_split *split); /* may be NULL */
 	/* How a diff is to name its parent, malloc()ed or NULL; after frozen,
 	 * which says what it differs from. *parents: which files its process
-	 * may ask for, owned by the writer, or NULL. May be NULL. */
-	char *(*hint)(struct daemon *d, void *arg, struct parents **parents);
+	 * may ask for, owned by the writer, or NULL. On error nothing is
+	 * written. May be NULL. */
+	int (*hint)(struct daemon *d, void *arg, struct parents **parents,
+		char **hint, struct err *e);
 	void (*progress)(struct daemon *d, void *arg, uint64_t done,
 		uint64_t total); /* may be NULL */
 	/* p: the answer, CTL_FD_BASE may be taken out of it; or NULL and e. The

@@ -309,6 +309,7 @@ def test_not_shared(d):
         invoke(c, m, b"touch 8")
         parent, away = d.dir + "/0.thaw", d.dir + "/away"
         snap(c, m, parent)
+        snap(c, m, d.dir + "/0b.thaw", type="diff", live=True)
         os.rename(parent, away)
         invoke(c, m, moved(1))
         assert snap(c, m, d.dir + "/1.thaw", type="diff", live=True)["bytes"] > 8 * MIB
@@ -316,6 +317,7 @@ def test_not_shared(d):
         shutil.copy(away, parent)
         invoke(c, m, moved(2))
         assert snap(c, m, d.dir + "/2.thaw", type="diff", live=True)["bytes"] < MIB // 2
+        snap(c, m, d.dir + "/2b.thaw", type="diff", live=True)
         os.rename(d.dir + "/2.thaw", away + "2")
         shutil.copy(away + "2", d.dir + "/2.thaw")
         invoke(c, m, moved(3))
@@ -335,6 +337,50 @@ def test_not_shared(d):
         stop(c, m)
     os.unlink(away)
     os.unlink(away + "2")
+    clean(d)
+
+
+def test_parent_is_gone(d):
+    """No diff on top of a file that is gone or was replaced; nothing is lost, and a full snapshot begins anew."""
+    with d.client() as c, thawtest.Quiet(d):
+        m = machine(c, track_dirty=True)
+        a, b, away = d.dir + "/a.thaw", d.dir + "/b.thaw", d.dir + "/away.thaw"
+
+        def refused(word):
+            for live in (True, False):
+                e = c.fails("not_found", "machine.snapshot", {"id": m, "path": b, "type": "diff", "live": live})
+                assert "parent, " + a in e and word in e, e
+                assert not os.path.exists(b)
+            run = [thawtest.program("thaw"), "snapshot", m, b, "--diff"]
+            p = subprocess.run(run, env=dict(os.environ, THAW_SOCKET=d.sock), capture_output=True, text=True, check=False)
+            assert p.returncode == 3 and word in p.stderr, p
+
+        snap(c, m, a)
+        invoke(c, m, b"touch 4")
+        os.rename(a, away)
+        refused("is missing")
+        os.mkfifo(a)
+        refused("another file")
+        os.unlink(a)
+        # by a tool that knows nothing of the machine
+        os.link(away, a)
+        run_thaw(d, "convert", "--force", "away.thaw", "-o", "new.thaw")
+        os.rename(d.dir + "/new.thaw", a)
+        refused("another file")
+        os.rename(away, a)
+        assert snap(c, m, b, type="diff")["pages"] >= 1024
+        os.unlink(b)
+        c.fails("not_found", "machine.snapshot", {"id": m, "path": b, "type": "diff"})
+        snap(c, m, d.dir + "/new.thaw")
+        invoke(c, m, b"touch 1")
+        snap(c, m, b, type="diff")
+        run_thaw(d, "verify", "b.thaw")
+        # one that was restored, too
+        n = machine(c, snapshot=b, track_dirty=True)
+        os.unlink(b)
+        c.fails("not_found", "machine.snapshot", {"id": n, "path": d.dir + "/c.thaw", "type": "diff"})
+        snap(c, n, d.dir + "/c.thaw")
+        stop(c, m, n)
     clean(d)
 
 
