@@ -193,53 +193,80 @@ static void mark(uint8_t *map, uint64_t at, uint64_t n)
 	memset(map + at, 1, n);
 }
 
-static void mark_leaf(uint8_t *map, struct snap *f, uint32_t root)
+/* Which bytes of each file a restore reads; one byte each, owned. */
+struct used {
+	uint8_t *map[4];
+};
+
+/* The data that the pages of one leaf are made of, wherever in the chain. */
+static void mark_windows(
+	struct used *u, struct snap *const *c, unsigned n, uint32_t root)
 {
+	struct snap_leaves l;
+	struct snap_window w;
 	struct snap_leaf_at at;
-	struct snap_leaf leaf;
 	struct err e = {0};
 
-	snap_leaf_locate(f, root, &at);
-	assert_int_equal(snap_read_leaf(f, &at, &leaf, &e), 0);
-	mark(map, f->root[root].offset, sizeof(leaf));
-	for (uint32_t n = 0; n < at.chunks; n++)
-		mark(map, leaf.chunk[n].offset, leaf.chunk[n].stored_length);
+	snap_leaf_locate(c[0], root, &at);
+	snap_leaves_init(&l, c[0]);
+	assert_int_equal(snap_leaves_read(&l, root, &e), 0);
+	for (uint32_t k = 0; k < at.chunks; k++) {
+		assert_int_equal(snap_leaves_window(&l, k, &w, &e), 0);
+		for (unsigned i = 0; i < w.n * n; i++) {
+			const struct snap_extent *x = &w.ext[i / n];
+
+			if (c[i % n] == x->file)
+				mark(u->map[i % n], x->c.offset,
+					x->c.stored_length);
+		}
+	}
+	snap_leaves_fini(&l);
 }
 
-/* The bytes that a restore of this file alone reads: all but the metadata and
- * what belongs to nothing. One byte each; free(). */
-static uint8_t *used_bytes(int fd)
+/* All but metadata, what belongs to nothing, and in ancestors the state and
+ * data that is newer elsewhere. */
+static void mark_file(uint8_t *map, const struct snap *f, bool ancestor)
 {
-	struct snap *f;
-	struct err e = {0};
-	uint8_t *map;
-
-	assert_int_equal(snap_open(fd, &f, &e), 0);
-	map = calloc(1, f->h.file_length);
-	assert_non_null(map);
 	mark(map, 0, sizeof(f->h));
 	mark(map, f->h.section_table_offset,
 		f->h.section_count * sizeof(struct snap_section));
 	for (uint32_t i = 0; i < f->h.section_count; i++) {
-		if (f->sec[i].tag != SNAP_TAG_METADATA)
+		if (f->sec[i].tag == SNAP_TAG_MEMORY ||
+			(!ancestor && f->sec[i].tag != SNAP_TAG_METADATA))
 			mark(map, f->sec[i].offset, f->sec[i].stored_length);
 	}
 	for (uint32_t i = 0; i < f->mem.root_count; i++) {
 		if (f->root[i].offset)
-			mark_leaf(map, f, i);
+			mark(map, f->root[i].offset, sizeof(struct snap_leaf));
 	}
-	snap_close(f);
-	return map;
+}
+
+static void used_bytes(const struct shape *s, struct used *u)
+{
+	struct snap *c[4];
+	struct err e = {0};
+
+	if (snap_open_chain(s->fd, s->n, c, &e))
+		fail_msg("%s", e.msg);
+	for (unsigned f = 0; f < s->n; f++) {
+		u->map[f] = calloc(1, c[f]->h.file_length);
+		assert_non_null(u->map[f]);
+		mark_file(u->map[f], c[f], f > 0);
+	}
+	for (uint32_t i = 0; i < c[0]->mem.root_count; i++)
+		mark_windows(u, c, s->n, i);
+	snap_close_chain(c, s->n);
 }
 
 static void flips(struct shape *s)
 {
-	AUTO_FREE uint8_t *used = used_bytes(s->fd[0]);
+	struct used used = {.map = {NULL}};
 	struct stat st[4];
 	struct err e = {0};
 
 	if (verify(s, &e))
 		fail_msg("not sound: %s", e.msg);
+	used_bytes(s, &used);
 	for (unsigned i = 0; i < s->n; i++)
 		assert_int_equal(fstat(s->fd[i], &st[i]), 0);
 	for (unsigned i = 0; i < FLIPS && s->n; i++) {
@@ -248,9 +275,10 @@ static void flips(struct shape *s)
 		/* every other one is where the structure is */
 		uint32_t at = draw(s, i & 4 ? 24 * KIB : size) % size;
 
-		one_flip(s, which, at * 8ULL + draw(s, 8),
-			s->n == 1 && used[at]);
+		one_flip(s, which, at * 8ULL + draw(s, 8), used.map[which][at]);
 	}
+	for (unsigned i = 0; i < s->n; i++)
+		free(used.map[i]);
 	assert_true(s->eager > FLIPS / 3 && s->lazy > FLIPS / 3);
 	if (verify(s, &e))
 		fail_msg("not sound any more: %s", e.msg);
