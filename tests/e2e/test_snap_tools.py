@@ -301,8 +301,13 @@ def test_broken_chain(d):
 
 def test_ended_from_outside(d):
     """A limit on file sizes, or a signal, says nothing about the file that was read: 1, not 5."""
-    path = snapshot(d)
+    path = os.path.join(d.dir, "long.thaw")
     out = path + ".out"
+    with d.client() as api:
+        m = api.call("machine.create", {"config": {"memory": "128M"}, "ready": "agent"})["id"]
+        api.call("machine.invoke", {"id": m, "payload": b"touch 64"})
+        api.call("machine.snapshot", {"id": m, "path": path})
+        api.call("machine.stop", {"id": m})
     p = subprocess.run([thawtest.program("thaw"), "convert", path, "-o", out], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)), check=False)
     assert p.returncode == 1 and b"File too large" in p.stderr, p
@@ -319,6 +324,7 @@ def test_ended_from_outside(d):
         err = p.communicate()[1].decode()
         assert p.returncode == code and "signal %d" % sig in err, (p.returncode, err)
         assert not os.path.exists(out)
+    os.unlink(path)
 
 
 def test_no_regular_file(d):
