@@ -1,11 +1,14 @@
 #include "snapshot/publish.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define FILE_MODE 0600 /* guest memory holds secrets */
 
@@ -37,14 +40,60 @@ static int check_free(const struct publish *p, struct err *e)
 		p->name);
 }
 
+/* ---- temporary names ---- */
+
+#define TEMP_PREFIX ".thaw-"
+#define TEMP_DIGITS 16
+/* Between making a file with a name and locking it. */
+#define TEMP_AGE_S 60
+
+static bool is_temp(const char *name)
+{
+	const size_t n = strlen(TEMP_PREFIX);
+
+	return !strncmp(name, TEMP_PREFIX, n) &&
+	       strlen(name) == n + TEMP_DIGITS &&
+	       strspn(name + n, "0123456789abcdef") == TEMP_DIGITS;
+}
+
+/* Nobody writes it any more: a writer has a lock for as long as it lives. */
+static bool is_left(int dirfd, const char *name)
+{
+	struct stat st;
+	AUTO_FD fd = -1;
+
+	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) ||
+		!S_ISREG(st.st_mode) || st.st_mtime > time(NULL) - TEMP_AGE_S)
+		return false;
+	fd = openat(dirfd, name,
+		O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	return fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB);
+}
+
+static void sweep(int dirfd)
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir && fd >= 0)
+		(void)close(fd);
+	while (dir && (entry = readdir(dir))) {
+		if (is_temp(entry->d_name) && is_left(fd, entry->d_name))
+			(void)unlinkat(fd, entry->d_name, 0);
+	}
+	if (dir)
+		(void)closedir(dir);
+}
+
 static int temp_name(struct publish *p)
 {
 	uint64_t r;
 
 	if (getrandom(&r, sizeof(r), 0) != (ssize_t)sizeof(r))
 		return -EIO;
-	(void)snprintf(p->temp, sizeof(p->temp), ".thaw-%016llx",
-		(unsigned long long)r);
+	(void)snprintf(p->temp, sizeof(p->temp), TEMP_PREFIX "%0*llx",
+		TEMP_DIGITS, (unsigned long long)r);
 	return p->record ? p->record(p->arg, p->temp) : 0;
 }
 
@@ -64,6 +113,22 @@ static int make_named(struct publish *p)
 	return rc;
 }
 
+static int make_file(struct publish *p)
+{
+	int rc;
+
+	p->fd = openat(
+		p->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, FILE_MODE);
+	rc = p->fd < 0 ? -errno : 0;
+	if (rc == -EOPNOTSUPP || rc == -EISDIR || rc == -EINVAL ||
+		rc == -ENOENT)
+		rc = make_named(p);
+	/* Where there are no locks, nothing is swept either. */
+	if (!rc)
+		(void)flock(p->fd, LOCK_EX | LOCK_NB);
+	return rc;
+}
+
 int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
 	struct err *e)
 {
@@ -79,13 +144,9 @@ int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
 	rc = check_free(p, e);
 	if (rc)
 		return rc;
-	p->fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, FILE_MODE);
-	if (p->fd >= 0)
-		return 0;
-	rc = -errno;
-	if (rc == -EOPNOTSUPP || rc == -EISDIR || rc == -EINVAL ||
-		rc == -ENOENT)
-		rc = make_named(p);
+	if (p->sweep)
+		sweep(dirfd);
+	rc = make_file(p);
 	return rc ? err_sys(e, rc, "making a file for %s", name) : 0;
 }
 

@@ -6,10 +6,13 @@
  *   publish_abort()   at any time, also after a commit: leaves nothing behind
  *
  * Where the file system has no unnamed files (O_TMPFILE), the file has a
- * temporary name, p->temp, until it is committed or aborted; a process that
- * dies in between leaves it, so its owner records the name first (.record). A
- * name is one path component; directories are opened by the caller, with the
- * rights of whoever asked.
+ * temporary name, p->temp, until it is committed or aborted; a file that
+ * replaces another has one for a moment everywhere. A process that dies in
+ * between leaves it, so its owner records the name first (.record), or removes
+ * what others left in that directory (.sweep): the file is locked (flock) for
+ * as long as its writer lives, and one without lock that nobody wrote to for a
+ * minute is nobody's. A name is one path component; directories are opened by
+ * the caller, with the rights of whoever asked.
  */
 #ifndef THAW_SNAPSHOT_PUBLISH_H
 #define THAW_SNAPSHOT_PUBLISH_H
@@ -29,9 +32,10 @@ struct publish {
 	 */
 	int (*record)(void *arg, const char *temp);
 	void *arg;
+	bool sweep; /* remove what others left in this directory */
 };
 
-/* .record and .arg are set by the caller; all else is set here.
+/* .record, .arg and .sweep are set by the caller; all else is set here.
  * -EEXIST when the name is taken and not force; -EINVAL for a bad name. */
 int publish_begin(struct publish *p, int dirfd, const char *name, bool force,
 	struct err *e) MUST_USE;

@@ -221,7 +221,7 @@ static int fill(struct build *b, struct err *e)
 static int write_image(struct build *b, struct err *e)
 {
 	char dir[PATH_MAX], name[PATH_MAX];
-	struct publish p = {0};
+	struct publish p = {.sweep = true};
 	AUTO_FD dirfd = -1;
 	int r;
 

@@ -157,6 +157,7 @@ static int run_copy(struct cli *c, const struct merge_values *v,
 {
 	struct copying k = {.c = c,
 		.v = v,
+		.pub = {.sweep = true},
 		.start = now_ns(),
 		.tty = isatty(STDERR_FILENO) != 0};
 	struct offline_answer a;

@@ -72,7 +72,7 @@ static void failed(struct daemon *d, struct record_op *op, const struct err *e)
 static int put_beside(struct record_op *op, struct err *e)
 {
 	struct peer_rights rights;
-	struct publish pub;
+	struct publish pub = {.record = NULL};
 	int r, sock = op->r->conn ? op->r->conn->fd : -1;
 
 	if (op->dir < 0)

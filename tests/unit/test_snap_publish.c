@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <time.h>
 
 static char dir[64];
 
@@ -203,6 +205,74 @@ static void test_named(void **state)
 }
 
 /* A full disk: the error says so and nothing stays. */
+/* A file with a temporary name, last written a day ago or now. */
+static int left(int d, const char *name, bool old)
+{
+	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
+		{.tv_sec = time(NULL) - (old ? 86400 : 0)}};
+	int fd = openat(d, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(futimens(fd, times), 0);
+	return fd;
+}
+
+static bool there(int d, const char *name)
+{
+	return !faccessat(d, name, F_OK, AT_SYMLINK_NOFOLLOW);
+}
+
+static void name_it(int d, int fd, const char *name)
+{
+	const struct timespec times[2] = {
+		{.tv_nsec = UTIME_OMIT}, {.tv_sec = time(NULL) - 86400}};
+	char proc[40];
+
+	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	assert_int_equal(linkat(AT_FDCWD, proc, d, name, AT_SYMLINK_FOLLOW), 0);
+	assert_int_equal(futimens(fd, times), 0);
+}
+
+/* Writers that were killed leave names; the next one that sweeps removes
+ * them, and no others. */
+static void test_left_behind(void **state)
+{
+	struct publish p = {.sweep = true}, first = {.sweep = true};
+	int d = open_dir(O_RDONLY), locked;
+	struct err e = {0};
+
+	(void)state;
+	close(left(d, ".thaw-0123456789abcdef", true));
+	close(left(d, ".thaw-00000000000000ff", false));
+	close(left(d, ".thaw-0123456789abcde", true));
+	close(left(d, ".thaw-0123456789abcdeg", true));
+	assert_int_equal(symlinkat("x", d, ".thaw-0000000000000000"), 0);
+	locked = left(d, ".thaw-1111111111111111", true);
+	assert_int_equal(flock(locked, LOCK_EX | LOCK_NB), 0);
+	assert_int_equal(publish_begin(&p, d, "swept", false, &e), 0);
+	publish_abort(&p);
+	assert_false(there(d, ".thaw-0123456789abcdef"));
+	assert_true(there(d, ".thaw-00000000000000ff"));
+	assert_true(there(d, ".thaw-0123456789abcde"));
+	assert_true(there(d, ".thaw-0123456789abcdeg"));
+	assert_true(there(d, ".thaw-0000000000000000"));
+	assert_true(there(d, ".thaw-1111111111111111"));
+	close(locked);
+
+	/* a writer that lives, with a name as if O_TMPFILE had not been there
+	 */
+	assert_int_equal(publish_begin(&first, d, "slow", false, &e), 0);
+	(void)snprintf(
+		first.temp, sizeof(first.temp), ".thaw-2222222222222222");
+	name_it(d, first.fd, first.temp);
+	assert_int_equal(publish_begin(&p, d, "swept", false, &e), 0);
+	publish_abort(&p);
+	assert_false(there(d, ".thaw-1111111111111111"));
+	assert_true(there(d, first.temp));
+	publish_abort(&first);
+	close(d);
+}
+
 static void test_full_disk(void **state)
 {
 	static const uint8_t block[65536];
@@ -237,6 +307,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_force, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_names, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_left_behind, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_full_disk, setup, teardown),
 	};
