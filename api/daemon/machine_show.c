@@ -4,6 +4,7 @@
 #include "api/daemon/listener.h"
 #include "api/daemon/methods.h"
 #include "api/daemon/template.h"
+#include "api/daemon/writer.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -66,6 +67,16 @@ static void pack_times(const struct machine_entry *m, msgpack_packer *p)
 	mp_key_u64(p, "go", m->us.go);
 }
 
+/* A snapshot that is not live holds the machine until the file is there. */
+static const char *shown_state(const struct machine_entry *m)
+{
+	const struct writer *w = m->writer;
+
+	if (m->state == ENTRY_RUNNING && w && w->adopted && !w->job.what.live)
+		return "paused";
+	return machine_state(m);
+}
+
 static void pack_machine(
 	struct machine_entry *m, msgpack_packer *p, bool memory)
 {
@@ -84,7 +95,7 @@ static void pack_machine(
 	mp_key_str(p, "id", m->id);
 	mp_key_str(p, "name", m->name ? m->name : "");
 	mp_key_str(p, "kind", machine_kind(m));
-	mp_key_str(p, "state", machine_state(m));
+	mp_key_str(p, "state", shown_state(m));
 	if (m->t)
 		mp_key_str(p, "template", m->t->name);
 	mp_str(p, "pids");

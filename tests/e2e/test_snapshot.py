@@ -544,6 +544,23 @@ def test_events(d):
         assert "snapshot.frozen" in types and "snapshot.written" in types, types
 
 
+def test_shown_while_written(d):
+    """A snapshot that is not live holds the machine, and that is seen; a live one does not."""
+    with d.client() as c, d.client() as other:
+        m = machine(c)
+        for live, state in ((False, "paused"), (True, "running")):
+            before = set(children_of(d.proc.pid))
+            req = c.send("machine.snapshot", {"id": m, "path": d.dir + "/held", "force": True, "live": live})
+            pid = wait_for(lambda: next(iter(set(children_of(d.proc.pid)) - before), None), step=0.0001)
+            os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda: other.call("machine.show", {"id": m})["state"] == state)
+            os.kill(pid, signal.SIGCONT)
+            c.wait(req)
+            assert other.call("machine.show", {"id": m})["state"] == "running"
+        os.unlink(d.dir + "/held")
+        c.call("machine.stop", {"id": m})
+
+
 def test_template_of_machine(d):
     """A machine as it is, without its going away; the template comes back."""
     with d.client() as c:
