@@ -12,6 +12,7 @@
  */
 #include "core/agent_call.h"
 
+#include "core/net.h"
 #include "core/vsock.h"
 
 #include <errno.h>
@@ -159,6 +160,8 @@ static int answer(struct agent *a, const msgpack_object *o)
 			"needs a Linux guest with thaw-agent");
 		finish(a, c, e.code, NULL, &e);
 	} else {
+		if (c->identity)
+			net_identified(a->m);
 		finish(a, c, 0, &f[3], &e);
 	}
 	return 0;

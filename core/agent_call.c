@@ -1,5 +1,7 @@
 #include "core/agent_call.h"
 
+#include "core/net.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -83,18 +85,6 @@ static void pack_mac(msgpack_packer *pk, const char *key, const uint8_t mac[6])
 	mp_key_str(pk, key, text);
 }
 
-static bool mac_is_new(const struct machine *m, unsigned i)
-{
-	static const uint8_t none[6];
-
-	return memcmp(m->net_was[i], none, 6) != 0;
-}
-
-static bool is_told(const struct machine *m, unsigned i)
-{
-	return mac_is_new(m, i) || m->net_ip[i].ip[0];
-}
-
 static uint32_t count_ips(const struct machine *m)
 {
 	uint32_t n = 0;
@@ -109,11 +99,11 @@ static void pack_interface(
 {
 	const struct machine_ip *ip = &m->net_ip[i];
 
-	msgpack_pack_map(pk, 1U + mac_is_new(m, i) + (ip->ip[0] != 0) +
+	msgpack_pack_map(pk, 1U + net_mac_is_new(m, i) + (ip->ip[0] != 0) +
 				     (ip->gateway[0] != 0));
 	pack_mac(pk, "match",
-		mac_is_new(m, i) ? m->net_was[i] : m->cfg.net[i].mac);
-	if (mac_is_new(m, i))
+		net_mac_is_new(m, i) ? m->net_was[i] : net_driver_mac(m, i));
+	if (net_mac_is_new(m, i))
 		pack_mac(pk, "mac", m->cfg.net[i].mac);
 	if (ip->ip[0])
 		mp_key_str(pk, "ip", ip->ip);
@@ -121,18 +111,18 @@ static void pack_interface(
 		mp_key_str(pk, "gateway", ip->gateway);
 }
 
-/* Interfaces that have another MAC than their driver has read, and those that
- * are to have another IP address. */
+/* Interfaces that are to have another MAC than the guest goes by, and those
+ * that are to have another IP address. */
 static void pack_interfaces(struct agent *a, msgpack_packer *pk)
 {
 	uint32_t n = 0;
 
 	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++)
-		n += is_told(a->m, i);
+		n += net_is_told(a->m, i);
 	mp_str(pk, "interfaces");
 	msgpack_pack_array(pk, n);
 	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++) {
-		if (is_told(a->m, i))
+		if (net_is_told(a->m, i))
 			pack_interface(a->m, pk, i);
 	}
 }
@@ -153,6 +143,7 @@ int agent_identity(struct agent *a, const struct identity *id,
 	mp_bin(&pk, id->seed, sizeof(id->seed));
 	pack_time(a, &pk, id->wall_ns);
 	pack_interfaces(a, &pk);
+	c->identity = true;
 	c->ips = count_ips(a->m);
 	return agent_call_start(a, c, timeout_ns, fn, arg);
 }

@@ -12,6 +12,7 @@ struct call {
 	struct call *next;
 	uint32_t id;
 	bool sent;
+	bool identity;
 	uint32_t ips;      /* addresses that the answer must acknowledge */
 	uint64_t deadline; /* 0: none */
 	agent_done_fn *fn;

@@ -194,8 +194,8 @@ struct machine {
 	int end_event; /* owned eventfd: machine.end is set, read it */
 	struct machine_end end;
 
-	/* Addresses that the guest's driver has read, of interfaces that have
-	 * got others since: the agent is told. Zero: the same. */
+	/* Addresses that the guest goes by, of interfaces that are to get
+	 * others: the agent is told (core/net.h). Zero: nothing to tell. */
 	uint8_t net_was[MACHINE_MAX_NETS][6];
 	/* The agent must set these, or its identity call fails. */
 	struct machine_ip net_ip[MACHINE_MAX_NETS];

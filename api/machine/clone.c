@@ -131,7 +131,7 @@ static int build(struct worker *w, struct ctl_packet *p,
 		r = err_set(e, -EOPNOTSUPP,
 			"a template without vsock has no agent");
 	if (!r) {
-		net_restored(&w->m);
+		net_restored(&w->m, true);
 		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
 	}
 	if (!r && listener >= 0)

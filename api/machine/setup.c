@@ -81,7 +81,7 @@ static int start(struct setup *s, struct err *e)
 	if (r)
 		return r;
 	if (w->needs_identity)
-		net_restored(&w->m);
+		net_restored(&w->m, w->agent != NULL);
 	if (w->needs_identity && w->m.vsock) {
 		r = vsock_reset(w->m.vsock, w->id.vsock_cid, e);
 		if (r)

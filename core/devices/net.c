@@ -270,30 +270,88 @@ void net_get_stats(const struct machine *m, unsigned i, struct net_stats *st)
 		*st = n->stats;
 }
 
-void net_set_mac(struct machine *m, unsigned i, const uint8_t mac[6])
+/* A driver has read the address, and goes by .mac until it sets another. */
+static bool has_driver(const struct net *n)
 {
-	static const uint8_t none[6];
-	struct net *n = find(m, i);
-
-	if (!memcmp(m->net_was[i], none, 6))
-		memcpy(m->net_was[i], m->cfg.net[i].mac, 6);
-	memcpy(m->cfg.net[i].mac, mac, 6);
-	if (n)
-		memcpy(n->s.mac, mac, 6);
+	return (n->s.virtio.status & (VIRTIO_S_DRIVER | VIRTIO_S_FAILED)) ==
+	       VIRTIO_S_DRIVER;
 }
 
-void net_restored(struct machine *m)
+void net_set_mac(struct machine *m, unsigned i, const uint8_t mac[6])
+{
+	struct net *n = find(m, i);
+
+	memcpy(m->cfg.net[i].mac, mac, 6);
+	memset(m->net_was[i], 0, sizeof(m->net_was[i]));
+	if (!n)
+		return;
+	/* What the template was configured with says nothing: its guest may
+	 * have set an address of its own since. */
+	if (!has_driver(n))
+		memcpy(n->s.mac, mac, 6);
+	else if (memcmp(n->s.mac, mac, 6) != 0)
+		memcpy(m->net_was[i], n->s.mac, 6);
+}
+
+const uint8_t *net_driver_mac(const struct machine *m, unsigned i)
+{
+	const struct net *n = find(m, i);
+
+	return n ? n->s.mac : m->cfg.net[i].mac;
+}
+
+static void announce(struct net *n)
+{
+	pthread_mutex_lock(&n->vd.lock);
+	n->s.announce = virtio_live(&n->vd) && n->tap >= 0 &&
+			n->s.virtio.driver_features & NET_F_GUEST_ANNOUNCE;
+	pthread_mutex_unlock(&n->vd.lock);
+	virtio_notify_config(&n->vd);
+}
+
+void net_restored(struct machine *m, bool identity)
+{
+	bool hold = false;
+
+	for (unsigned i = 0; identity && i < MACHINE_MAX_NETS; i++)
+		hold |= net_is_told(m, i);
+	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++) {
+		struct net *n = find(m, i);
+
+		if (n && hold)
+			n->held = true;
+		else if (n)
+			announce(n);
+	}
+}
+
+/* What the guest has in its ring until now, it sent as who it was. */
+static void release(struct net *n)
+{
+	uint32_t used;
+
+	pthread_mutex_lock(&n->vd.lock);
+	net_queue_drop_tx(n);
+	n->held = false;
+	used = n->used;
+	n->used = 0;
+	pthread_mutex_unlock(&n->vd.lock);
+	virtio_notify_used(&n->vd, used);
+	announce(n);
+}
+
+void net_identified(struct machine *m)
 {
 	for (unsigned i = 0; i < MACHINE_MAX_NETS; i++) {
 		struct net *n = find(m, i);
 
-		if (!n)
-			continue;
-		pthread_mutex_lock(&n->vd.lock);
-		n->s.announce =
-			virtio_live(&n->vd) && n->tap >= 0 &&
-			n->s.virtio.driver_features & NET_F_GUEST_ANNOUNCE;
-		pthread_mutex_unlock(&n->vd.lock);
-		virtio_notify_config(&n->vd);
+		/* A driver without the command for it has told nobody. */
+		if (n && net_mac_is_new(m, i) &&
+			!(n->s.virtio.driver_features & NET_F_CTRL_MAC_ADDR))
+			memcpy(n->s.mac, n->cfg->mac, 6);
+		/* Once more, it would be told what it is already. */
+		memset(m->net_was[i], 0, sizeof(m->net_was[i]));
+		if (n && n->held)
+			release(n);
 	}
 }

@@ -83,6 +83,7 @@ struct net {
 	const struct machine_net *cfg; /* borrowed from the machine's cfg */
 	int tap;                       /* borrowed from the machine's fds, -1 */
 	bool quiet;                    /* being saved */
+	bool held;                     /* nothing goes out or comes in */
 	bool can_read;                 /* edge-triggered: until EAGAIN */
 	bool new_offloads;             /* the tap has to be told */
 	struct virtq_chain *chain;     /* owned: NET_MAX_BUFFERS, when needed */
@@ -101,5 +102,7 @@ void net_tap_offloads(struct net *n);
 /* ---- net_queue.c ---- */
 /* With the lock held. */
 void net_queue_run(struct net *n, uint32_t q);
+/* Drop what the guest has in its ring to be sent. */
+void net_queue_drop_tx(struct net *n);
 
 #endif

@@ -45,7 +45,7 @@ static bool transmit(struct net *n, const struct virtq_chain *c)
 	struct iovec iov[VIRTQ_MAX_SIZE];
 	ssize_t r;
 
-	if (n->tap < 0 || c->read_len > NET_MAX_PACKET)
+	if (n->tap < 0 || n->held || c->read_len > NET_MAX_PACKET)
 		return false;
 	for (unsigned i = 0; i < c->nread; i++) {
 		iov[i].iov_base = c->seg[i].p;
@@ -182,7 +182,7 @@ static int receive_one(struct net *n, struct virtq_chain *chain)
 
 	if (!virtio_queue_live(&n->vd, NET_Q_RX) || !read_packet(n))
 		return 0;
-	if (!driver_takes(n)) {
+	if (n->held || !driver_takes(n)) {
 		drop(n);
 		return 1;
 	}
@@ -252,6 +252,19 @@ static int control_one(struct net *n)
 }
 
 /* ---- queues ---- */
+
+/* No more than a ring has: a guest that goes on filling it gets its turn. */
+void net_queue_drop_tx(struct net *n)
+{
+	const bool held = n->held;
+
+	if (n->quiet || !virtio_live(&n->vd))
+		return;
+	n->held = true;
+	for (unsigned k = 0; k < VIRTQ_MAX_SIZE && send_one(n); k++)
+		;
+	n->held = held;
+}
 
 void net_queue_run(struct net *n, uint32_t q)
 {

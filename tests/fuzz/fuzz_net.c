@@ -26,9 +26,13 @@ static void host(struct steps *s)
 	size_t n = steps_take(s, 2) % 66000;
 
 	if (!(n & 7)) {
-		net_restored(&s->r.m);
+		/* Held when there is something to tell. */
+		memset(s->r.m.net_was, n & 8 ? 2 : 0, sizeof(s->r.m.net_was));
+		net_restored(&s->r.m, true);
 		return;
 	}
+	if ((n & 7) == 1)
+		net_identified(&s->r.m);
 	/* full is as good as sent; and what the guest sent is read */
 	if (send(*far_end, bytes, n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		(void)!recv(*far_end, bytes, sizeof(bytes), MSG_DONTWAIT);

@@ -2,6 +2,7 @@
  * are in test_agent_bad.c. */
 #include "tests/unit/test.h"
 #include "tests/unit/agent_rig.h"
+#include "core/net.h"
 
 #include <errno.h>
 #include <string.h>
@@ -119,7 +120,11 @@ static void identity_of_a_clone(void **state)
 	assert_true(mp_str_eq(mp_get(net, "match"), "00:00:00:00:00:07"));
 	assert_true(mp_str_eq(mp_get(net, "mac"), "02:00:00:00:00:00"));
 	msgpack_unpacked_destroy(&up);
+	/* Acknowledged, it has the new one. */
+	assert_true(net_is_told(&r.g.m, 1));
 	rig_ok(&r, 0);
+	assert_int_equal(r.seen.status, 0);
+	assert_false(net_is_told(&r.g.m, 1));
 	rig_fini(&r);
 }
 

@@ -219,7 +219,7 @@ static void test_control(void **state)
 	assert_int_equal(command(&f, "\x01", 1), 1);
 	/* a restore is announced until the driver has done so */
 	assert_int_equal(link_status(&f), NET_S_LINK_UP);
-	net_restored(&f.r.m);
+	net_restored(&f.r.m, true);
 	assert_int_equal(link_status(&f), NET_S_LINK_UP | NET_S_ANNOUNCE);
 	assert_int_equal(vrig_reg(&f.r, 0x60) & 2, 2);
 	assert_int_equal(command(&f, "\x03\x00", 2), 0);
@@ -310,6 +310,138 @@ static void test_gso(void **state)
 	}
 }
 
+static unsigned at_tap(struct fix *f)
+{
+	uint8_t got[2000];
+	unsigned k = 0;
+
+	while (recv(f->far_end, got, sizeof(got), 0) > 0)
+		k++;
+	return k;
+}
+
+static void send_packet(struct fix *f)
+{
+	memset(vrig_at(&f->r, BUF, 100), 0, 100);
+	vrig_add(&f->r, NET_Q_TX, (struct vrig_buf[]){{BUF, 100, false}}, 1);
+}
+
+/* Until the guest is another one nothing goes out or comes in. */
+static void test_held(void **state)
+{
+	static const uint8_t other[6] = {2, 9, 9, 9, 9, 9};
+	uint8_t sent[100] = {0};
+	uint32_t id, len;
+	struct fix f;
+	struct err e;
+
+	(void)state;
+	begin(&f, 0);
+	net_set_mac(&f.r.m, 0, other);
+	assert_true(net_is_told(&f.r.m, 0));
+	net_restored(&f.r.m, true);
+	assert_int_equal(link_status(&f), NET_S_LINK_UP);
+	for (unsigned i = 0; i < 3; i++)
+		post(&f, i, 2000);
+	for (unsigned i = 0; i < 200; i++) {
+		send_packet(&f);
+		vrig_kick(&f.r, NET_Q_TX);
+		assert_true(vrig_used(&f.r, NET_Q_TX, &id, &len));
+		(void)!send(f.far_end, sent, sizeof(sent), 0);
+		vrig_run(&f.r);
+	}
+	assert_int_equal(at_tap(&f), 0);
+	assert_false(vrig_used(&f.r, NET_Q_RX, &id, &len));
+	assert_int_equal(f.n->stats.tx_dropped, 200);
+	assert_int_equal(f.n->stats.rx_dropped, 200);
+	/* It may be paused meanwhile. */
+	assert_int_equal(net_ops.quiesce(f.r.dev, &e), 0);
+	net_ops.resumed(f.r.dev);
+	send_packet(&f);
+	vrig_kick(&f.r, NET_Q_TX);
+	assert_true(vrig_used(&f.r, NET_Q_TX, &id, &len));
+	/* Of what it sent as the other one nothing is left either. */
+	send_packet(&f);
+	send_packet(&f);
+	net_identified(&f.r.m);
+	for (unsigned i = 0; i < 2; i++)
+		assert_true(vrig_used(&f.r, NET_Q_TX, &id, &len));
+	vrig_run(&f.r);
+	assert_int_equal(at_tap(&f), 0);
+	assert_int_equal(link_status(&f), NET_S_LINK_UP | NET_S_ANNOUNCE);
+	assert_false(net_is_told(&f.r.m, 0));
+	send_packet(&f);
+	vrig_kick(&f.r, NET_Q_TX);
+	assert_int_equal(at_tap(&f), 1);
+	assert_int_equal(send(f.far_end, sent, sizeof(sent), 0), 100);
+	vrig_run(&f.r);
+	assert_true(vrig_used(&f.r, NET_Q_RX, &id, &len));
+	/* Only once: a second identity changes nothing on the wire. */
+	assert_int_equal(command(&f, "\x03\x00", 2), 0);
+	net_identified(&f.r.m);
+	assert_int_equal(link_status(&f), NET_S_LINK_UP);
+	end(&f);
+}
+
+/* Without a change of addresses, or nobody who would make it, it goes on. */
+static void test_not_held(void **state)
+{
+	struct fix f;
+
+	(void)state;
+	begin(&f, 0);
+	net_restored(&f.r.m, true);
+	assert_int_equal(link_status(&f), NET_S_LINK_UP | NET_S_ANNOUNCE);
+	send_packet(&f);
+	vrig_kick(&f.r, NET_Q_TX);
+	assert_int_equal(at_tap(&f), 1);
+	(void)snprintf(
+		f.r.m.net_ip[0].ip, sizeof(f.r.m.net_ip[0].ip), "10.0.0.2/24");
+	net_restored(&f.r.m, false);
+	send_packet(&f);
+	vrig_kick(&f.r, NET_Q_TX);
+	assert_int_equal(at_tap(&f), 1);
+	net_restored(&f.r.m, true);
+	send_packet(&f);
+	vrig_kick(&f.r, NET_Q_TX);
+	assert_int_equal(at_tap(&f), 0);
+	end(&f);
+}
+
+/* The guest is known by the address that it has, not by its first one. */
+static void test_own_address(void **state)
+{
+	static const uint8_t other[6] = {2, 9, 9, 9, 9, 9};
+	static const uint8_t own[6] = {2, 7, 7, 7, 7, 7};
+	uint8_t mac[6];
+	struct fix f;
+
+	(void)state;
+	begin(&f, 0);
+	assert_int_equal(command(&f, "\x01\x01\x02\x07\x07\x07\x07\x07", 8), 0);
+	assert_memory_equal(net_driver_mac(&f.r.m, 0), own, 6);
+	net_set_mac(&f.r.m, 0, own);
+	assert_false(net_is_told(&f.r.m, 0));
+	net_set_mac(&f.r.m, 0, other);
+	net_set_mac(&f.r.m, 0, other);
+	assert_memory_equal(f.r.m.net_was[0], own, 6);
+	/* A driver without the command: what was told counts. */
+	vrig_driver(&f.r, FEAT & ~NET_F_CTRL_MAC_ADDR);
+	memcpy(f.n->s.mac, own, 6);
+	net_set_mac(&f.r.m, 0, other);
+	assert_memory_equal(f.r.m.net_was[0], own, 6);
+	net_identified(&f.r.m);
+	assert_memory_equal(net_driver_mac(&f.r.m, 0), other, 6);
+	/* No driver: the next one reads it. */
+	vrig_set(&f.r, 0x70, 0);
+	net_set_mac(&f.r.m, 0, own);
+	assert_false(net_is_told(&f.r.m, 0));
+	for (unsigned i = 0; i < 6; i++)
+		virtio_mmio_io(f.r.vd, 0x100 + i, &mac[i], 1, false);
+	assert_memory_equal(mac, own, 6);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -320,6 +452,9 @@ int main(void)
 		cmocka_unit_test(test_quiet),
 		cmocka_unit_test(test_packet_of_before),
 		cmocka_unit_test(test_gso),
+		cmocka_unit_test(test_held),
+		cmocka_unit_test(test_not_held),
+		cmocka_unit_test(test_own_address),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
