@@ -5,10 +5,12 @@ overrides of every kind."""
 
 import os
 import re
+import socket
 import subprocess
 import time
 
 import linuxtest
+import thawtest
 
 KERNEL = "6.1-cloud"
 
@@ -182,6 +184,86 @@ def refusals(c, origin, images):
     c.call("template.create", {"name": "over", "machine": origin.id, "disks": {"data": images[0]}})
     no("internal", "no network interface", {"ips": {"net0": "10.9.1.2/24"}})
     c.call("template.remove", {"name": "over", "force": True})
+
+
+class Wire:
+    """What guests send to a tap, from now on."""
+
+    def __init__(self, tap):
+        self.s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+        self.s.bind((tap, 0))
+        self.s.setblocking(False)
+        self.seen = []
+
+    def senders(self):
+        """Their addresses so far, each as often as it was seen."""
+        try:
+            while True:
+                data, where = self.s.recvfrom(2048)
+                if where[2] != socket.PACKET_OUTGOING:
+                    self.seen.append(data[6:12].hex(":"))
+        except BlockingIOError:
+            return self.seen
+
+    def only(self, mac):
+        """Nobody but mac, who announces itself, has sent anything."""
+        end = time.monotonic() + 20
+        while mac not in self.senders():
+            assert time.monotonic() < end, "%s is not heard: %s" % (mac, self.seen)
+            time.sleep(0.1)
+        assert set(self.seen) == {mac}, self.seen
+        self.s.close()
+
+
+def test_nobody_speaks_as_the_template(d):
+    """The template's guest sends all the time, from an address that it has given
+    to itself. Clones and restored machines do not, until they are themselves."""
+    if os.geteuid():
+        raise linuxtest.Skip("taps need root")
+    own = "02:00:00:00:0a:77"
+    macs = {"net0": "02:00:00:00:0a:02", "net1": "02:00:00:00:0a:03"}
+    nets = [{"type": "net", "id": "net0", "mac": "02:00:00:00:0a:01", "tap": "thaw-s0"},
+            {"type": "net", "id": "net1", "mac": "02:00:00:00:0a:02"}]
+    for i in (0, 1):
+        host("ip tuntap add thaw-s%d mode tap && ip link set thaw-s%d up" % (i, i))
+    host("ip addr add 10.8.0.1/24 dev thaw-s0")
+    try:
+        with d.client(timeout=300) as c:
+            g = linuxtest.start(c, "speaks", linuxtest.guest_config(KERNEL, devices=nets))
+            g.sh("ip link set eth0 address %s; ip addr add 10.8.0.2/24 dev eth0; ip link set eth0 up" % own)
+            reaches(g, "10.8.0.1")
+            g.sh("(ping -i 0.01 10.8.0.1 >/dev/null 2>&1 </dev/null &)")
+            wire = Wire("thaw-s0")
+            time.sleep(1)
+            assert wire.senders().count(own) > 20, wire.seen
+            c.call("template.create", {"name": "speaks", "machine": g.id})
+            snap = os.path.join(d.dir, "speaks.thaw")
+            c.call("machine.snapshot", {"id": g.id, "path": snap})
+            over = {"macs": macs, "taps": {"net0": "thaw-s1"}}
+            for make in (lambda: c.call("clone", {"template": "speaks", "overrides": over})["clones"][0]["id"],
+                         lambda: c.call("machine.create", dict(over, snapshot=snap, ready="agent"))["id"]):
+                wire = Wire("thaw-s1")
+                m = linuxtest.Guest(c, thawtest.wait_for(lambda: free(make), 30, 0.2))
+                assert [m.sh("cat /sys/class/net/eth%d/address" % i).strip() for i in (0, 1)] == list(macs.values())
+                wire.only(macs["net0"])
+                m.healthy()
+                m.stop()
+            c.call("template.remove", {"name": "speaks", "force": True})
+            g.stop()
+    finally:
+        for i in (0, 1):
+            host("ip link del thaw-s%d" % i)
+
+
+def free(make):
+    """Its tap is freed a moment after a machine was stopped."""
+    try:
+        return make()
+    except thawtest.RpcError as e:
+        if e.code != "busy":
+            raise
+    return None
 
 
 def test_overlay_goes_on(d):

@@ -44,10 +44,26 @@ static int fake_bind(const char *from, const char *to)
 	return ta_fake.fail;
 }
 
+static int fake_find_netif(const uint8_t mac[6], char name[16])
+{
+	const uint8_t want[6] = {2, 0, 0, 0, 0, mac[5]};
+
+	for (unsigned i = 0; i < sizeof(ta_fake.eth); i++) {
+		if (!ta_fake.eth[i] || ta_fake.eth[i] != mac[5] ||
+			memcmp(mac, want, 6) != 0)
+			continue;
+		(void)snprintf(name, 16, "eth%u", i);
+		return 0;
+	}
+	return -ENODEV;
+}
+
 static int fake_netif(const struct ta_netif *n, struct err *e)
 {
 	ta_fake.netif++;
 	ta_fake.n = *n;
+	if (n->has_mac && !strncmp(n->name, "eth", 3))
+		ta_fake.eth[(n->name[3] - '0') & 3] = n->mac[5];
 	return ta_fake.fail ? err_sys(e, ta_fake.fail, "netif") : 0;
 }
 
@@ -63,6 +79,7 @@ static const struct ta_sys fake_sys = {
 	.set_clock = fake_clock,
 	.set_hostname = fake_hostname,
 	.bind = fake_bind,
+	.find_netif = fake_find_netif,
 	.netif = fake_netif,
 	.poweroff = fake_poweroff,
 };

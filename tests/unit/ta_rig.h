@@ -25,6 +25,9 @@ struct ta_fake {
 	uint64_t wall;
 	char name[65], bound[200];
 	struct ta_netif n;
+	/* Interfaces eth0 and so on: the last byte of their address
+	 * 02:00:00:00:00:xx, which .netif changes; 0: none. */
+	uint8_t eth[4];
 	int fail; /* -errno of the next calls */
 };
 extern struct ta_fake ta_fake;

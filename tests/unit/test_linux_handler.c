@@ -282,6 +282,7 @@ static void identity_is_applied(void **state)
 
 	(void)state;
 	tr_init(&r);
+	ta_fake.eth[0] = 1;
 	memset(seed, 0x5a, sizeof(seed));
 	identity(&r, "clone-1", 0x5a);
 	o = tr_result(&r);
@@ -319,6 +320,7 @@ static void identity_reaches_the_handler(void **state)
 	tr_handler(&r, LOOP "say ok \"$news\"; done\n");
 	ping_ready(&r);
 	(void)tr_result(&r);
+	ta_fake.eth[0] = 1;
 	identity(&r, "clone-9", 0x5a);
 	(void)tr_result(&r);
 	invoke(&r, "", 0);
@@ -341,6 +343,7 @@ static void a_deaf_handler_is_replaced(void **state)
 	ping_ready(&r);
 	(void)tr_result(&r);
 	pid = r.t.h.pid;
+	ta_fake.eth[0] = 1;
 	identity(&r, "clone-3", 1);
 	(void)tr_result(&r);
 	assert_int_not_equal(r.t.h.pid, pid);
@@ -360,6 +363,7 @@ static void a_busy_handler_hears_later(void **state)
 	(void)tr_result(&r);
 	invoke(&r, "", 0);
 	id = r.id;
+	ta_fake.eth[0] = 1;
 	identity(&r, "clone-4", 1);
 	(void)tr_result(&r);
 	assert_int_equal(r.t.h.state, TA_H_BUSY);
@@ -368,6 +372,57 @@ static void a_busy_handler_hears_later(void **state)
 	r.id = id + 1;
 	invoke(&r, "", 0);
 	assert_non_null(strstr(tr_text(tr_result(&r), "payload"), "clone-4"));
+	tr_fini(&r);
+}
+
+static void pack_change(struct ta_rig *r, const char *match, const char *mac)
+{
+	msgpack_pack_map(&r->pk, 2);
+	mp_key_str(&r->pk, "match", match);
+	mp_key_str(&r->pk, "mac", mac);
+}
+
+static void change_two(struct ta_rig *r)
+{
+	tr_begin(r, "identity", 1);
+	mp_str(&r->pk, "interfaces");
+	msgpack_pack_array(&r->pk, 2);
+	pack_change(r, "02:00:00:00:00:01", "02:00:00:00:00:02");
+	pack_change(r, "02:00:00:00:00:02", "02:00:00:00:00:03");
+	tr_send(r);
+}
+
+/* One gets the address that another one has until then. */
+static void interfaces_are_found_before_they_change(void **state)
+{
+	struct ta_rig r;
+
+	(void)state;
+	tr_init(&r);
+	ta_fake.eth[0] = 1;
+	ta_fake.eth[1] = 2;
+	change_two(&r);
+	(void)tr_result(&r);
+	assert_int_equal(ta_fake.eth[0], 2);
+	assert_int_equal(ta_fake.eth[1], 3);
+	tr_fini(&r);
+}
+
+/* And none changes if one of them is not there. */
+static void interface_that_is_not_there(void **state)
+{
+	struct ta_rig r;
+
+	(void)state;
+	tr_init(&r);
+	ta_fake.eth[1] = 1;
+	change_two(&r);
+	assert_non_null(strstr(tr_error(&r, "internal"), "02:00:00:00:00:02"));
+	/* The first one's new address is the other's own, not done already. */
+	ta_fake.eth[1] = 2;
+	change_two(&r);
+	assert_non_null(strstr(tr_error(&r, "internal"), "02:00:00:00:00:01"));
+	assert_int_equal(ta_fake.netif, 0);
 	tr_fini(&r);
 }
 
@@ -491,6 +546,8 @@ int main(void)
 		cmocka_unit_test(a_deaf_handler_is_replaced),
 		cmocka_unit_test(a_busy_handler_hears_later),
 		cmocka_unit_test(a_step_that_fails_is_no_acknowledgement),
+		cmocka_unit_test(interfaces_are_found_before_they_change),
+		cmocka_unit_test(interface_that_is_not_there),
 		cmocka_unit_test(bad_identities),
 		cmocka_unit_test(clock_alone),
 #ifdef __x86_64__

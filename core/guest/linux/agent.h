@@ -149,6 +149,9 @@ struct ta_sys {
 	int (*set_clock)(uint64_t wall_ns);
 	int (*set_hostname)(const char *name);
 	int (*bind)(const char *from, const char *to);
+	/* The interface with this address: its name, or -ENODEV. */
+	int (*find_netif)(const uint8_t mac[6], char name[16]);
+	/* Change the one of n->name. */
 	int (*netif)(const struct ta_netif *n, struct err *e);
 	int (*poweroff)(struct ta *t);
 };
@@ -260,8 +263,12 @@ ssize_t ta_pipe_read(int fd, void *buf, size_t n);
 int ta_pipe_write(int fd, struct buf *b) MUST_USE;
 
 /* netif.c */
+int ta_netif_find(const uint8_t mac[6], char name[16]) MUST_USE;
 int ta_netif_set(const struct ta_netif *n, struct err *e) MUST_USE;
 int ta_netif_up(const char *name) MUST_USE;
+/* What identity says of "interfaces". */
+int ta_netifs(
+	struct ta *t, const msgpack_object *params, struct err *e) MUST_USE;
 
 /* init.c: process 1 */
 struct ta_boot {

@@ -18,9 +18,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define MAX_SEED   512u
-#define MAX_NETIFS 16u
-#define STATE_DIR  "/run/thaw"
+#define MAX_SEED  512u
+#define STATE_DIR "/run/thaw"
 /* A message that is later than that is no message about this TSC. */
 #define MAX_LATE_MS  3600000u
 #define CLOCK_OFF_NS 2000000u
@@ -89,6 +88,7 @@ const struct ta_sys ta_sys_linux = {
 	.set_clock = set_clock,
 	.set_hostname = set_hostname,
 	.bind = bind_file,
+	.find_netif = ta_netif_find,
 	.netif = ta_netif_set,
 	.poweroff = poweroff,
 };
@@ -167,81 +167,6 @@ static int set_boot_id(struct ta *t, struct err *e)
 }
 
 /* ---- parameters ---- */
-
-static int parse_mac(const char *text, uint8_t mac[6])
-{
-	unsigned v[6];
-	char rest;
-
-	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &v[0], &v[1], &v[2],
-		    &v[3], &v[4], &v[5], &rest) != 6)
-		return -EINVAL;
-	for (int i = 0; i < 6; i++)
-		mac[i] = (uint8_t)v[i];
-	return 0;
-}
-
-static int get_mac(const msgpack_object *o, const char *key, uint8_t mac[6],
-	bool *has, struct err *e)
-{
-	char text[24];
-	int r = ta_get_text(o, key, text, sizeof(text), e);
-
-	if (r || !text[0])
-		return r;
-	*has = true;
-	return parse_mac(text, mac)
-		       ? err_set(e, -EINVAL, "%s is no address: \"%s\"", key,
-				 text)
-		       : 0;
-}
-
-static int get_netif(const msgpack_object *o, struct ta_netif *n, struct err *e)
-{
-	uint64_t mtu = 0;
-	int r;
-
-	*n = (struct ta_netif){0};
-	r = ta_get_text(o, "name", n->name, sizeof(n->name), e);
-	if (!r)
-		r = get_mac(o, "match", n->match, &n->has_match, e);
-	if (!r)
-		r = get_mac(o, "mac", n->mac, &n->has_mac, e);
-	if (!r)
-		r = ta_get_text(o, "ip", n->ip, sizeof(n->ip), e);
-	if (!r)
-		r = ta_get_text(
-			o, "gateway", n->gateway, sizeof(n->gateway), e);
-	if (!r)
-		r = ta_get_u64(o, "mtu", 65535, &mtu, e);
-	n->mtu = (uint32_t)mtu;
-	if (!r && !n->name[0] && !n->has_match)
-		r = err_set(e, -EINVAL,
-			"an interface needs its name, or match: its address");
-	return r;
-}
-
-static int set_netifs(struct ta *t, const msgpack_object *params, struct err *e)
-{
-	const msgpack_object *o = mp_get(params, "interfaces");
-	struct ta_netif n;
-	int r = 0;
-
-	t->addresses = 0;
-	if (!o)
-		return 0;
-	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > MAX_NETIFS)
-		return err_set(e, -EINVAL,
-			"interfaces must be an array of up to %u maps",
-			MAX_NETIFS);
-	for (uint32_t i = 0; i < o->via.array.size && !r; i++) {
-		r = get_netif(&o->via.array.ptr[i], &n, e);
-		if (!r)
-			r = t->sys->netif(&n, e);
-		t->addresses += n.ip[0] != 0;
-	}
-	return r;
-}
 
 static int set_entropy(
 	struct ta *t, const msgpack_object *params, struct err *e)
@@ -351,7 +276,7 @@ int ta_identity(struct ta *t, const struct ta_req *q,
 	if (!r && id)
 		r = set_boot_id(t, e);
 	if (!r)
-		r = set_netifs(t, params, e);
+		r = ta_netifs(t, params, e);
 	if (!r)
 		ta_handler_identity(t, q);
 	return r;

@@ -21,6 +21,8 @@ struct in6_ifreq {
 	int ifr6_ifindex;
 };
 
+#define MAX_NETIFS 16u
+
 static void set_name(struct ifreq *r, const char *name)
 {
 	memset(r, 0, sizeof(*r));
@@ -48,8 +50,7 @@ int ta_netif_up(const char *name)
 	return s < 0 ? -errno : set_flag(s, name, IFF_UP, true);
 }
 
-/* The interface with this hardware address. */
-static int by_mac(const uint8_t mac[6], char name[16])
+int ta_netif_find(const uint8_t mac[6], char name[16])
 {
 	struct ifaddrs *all, *a;
 	int r = -ENODEV;
@@ -218,23 +219,12 @@ static int set_addresses(
 int ta_netif_set(const struct ta_netif *n, struct err *e)
 {
 	AUTO_FD s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	const char *name = n->name;
 	struct ifreq req;
-	char name[16];
 	int r = 0;
 
 	if (s < 0)
 		return err_sys(e, -errno, "socket");
-	memcpy(name, n->name, sizeof(name));
-	if (n->has_match && by_mac(n->match, name) &&
-		!(n->has_mac && !by_mac(n->mac, name))) {
-		/* A guest without a driver for it has nothing to change. */
-		if (!n->ip[0])
-			return 0;
-		return err_set(e, -ENODEV,
-			"the guest has no network interface for the address "
-			"%s",
-			n->ip);
-	}
 	if (!if_nametoindex(name))
 		return err_set(e, -ENODEV,
 			"the guest has no network interface \"%s\"", name);
@@ -253,4 +243,116 @@ int ta_netif_set(const struct ta_netif *n, struct err *e)
 	if (r)
 		return err_sys(e, r, "%s: up", name);
 	return set_addresses(s, name, n, e);
+}
+
+/* ---- interfaces of an identity ---- */
+
+static int parse_mac(const char *text, uint8_t mac[6])
+{
+	unsigned v[6];
+	char rest;
+
+	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &v[0], &v[1], &v[2],
+		    &v[3], &v[4], &v[5], &rest) != 6)
+		return -EINVAL;
+	for (int i = 0; i < 6; i++)
+		mac[i] = (uint8_t)v[i];
+	return 0;
+}
+
+static int get_mac(const msgpack_object *o, const char *key, uint8_t mac[6],
+	bool *has, struct err *e)
+{
+	char text[24];
+	int r = ta_get_text(o, key, text, sizeof(text), e);
+
+	if (r || !text[0])
+		return r;
+	*has = true;
+	return parse_mac(text, mac)
+		       ? err_set(e, -EINVAL, "%s is no address: \"%s\"", key,
+				 text)
+		       : 0;
+}
+
+static int get_netif(const msgpack_object *o, struct ta_netif *n, struct err *e)
+{
+	uint64_t mtu = 0;
+	int r;
+
+	*n = (struct ta_netif){0};
+	r = ta_get_text(o, "name", n->name, sizeof(n->name), e);
+	if (!r)
+		r = get_mac(o, "match", n->match, &n->has_match, e);
+	if (!r)
+		r = get_mac(o, "mac", n->mac, &n->has_mac, e);
+	if (!r)
+		r = ta_get_text(o, "ip", n->ip, sizeof(n->ip), e);
+	if (!r)
+		r = ta_get_text(
+			o, "gateway", n->gateway, sizeof(n->gateway), e);
+	if (!r)
+		r = ta_get_u64(o, "mtu", 65535, &mtu, e);
+	n->mtu = (uint32_t)mtu;
+	if (!r && !n->name[0] && !n->has_match)
+		r = err_set(e, -EINVAL,
+			"an interface needs its name, or match: its address");
+	return r;
+}
+
+static bool is_matched(
+	const struct ta_netif *n, uint32_t count, const uint8_t mac[6])
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (n[i].has_match && !memcmp(n[i].match, mac, 6))
+			return true;
+	}
+	return false;
+}
+
+static int find_netif(const struct ta *t, struct ta_netif *all, uint32_t count,
+	struct ta_netif *n, struct err *e)
+{
+	const uint8_t *m = n->match;
+	int r;
+
+	if (!n->has_match)
+		return 0;
+	r = t->sys->find_netif(m, n->name);
+	/* An identity that comes once more finds what it has done. */
+	if (r == -ENODEV && n->has_mac && !is_matched(all, count, n->mac))
+		r = t->sys->find_netif(n->mac, n->name);
+	return r ? err_set(e, r,
+			   "the guest has no network interface with the "
+			   "address %02x:%02x:%02x:%02x:%02x:%02x",
+			   m[0], m[1], m[2], m[3], m[4], m[5])
+		 : 0;
+}
+
+/* All are found before the first one changes: it may get the address that the
+ * next one has. */
+int ta_netifs(struct ta *t, const msgpack_object *params, struct err *e)
+{
+	const msgpack_object *o = mp_get(params, "interfaces");
+	struct ta_netif n[MAX_NETIFS];
+	uint32_t count;
+	int r = 0;
+
+	t->addresses = 0;
+	if (!o)
+		return 0;
+	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size > MAX_NETIFS)
+		return err_set(e, -EINVAL,
+			"interfaces must be an array of up to %u maps",
+			MAX_NETIFS);
+	count = o->via.array.size;
+	for (uint32_t i = 0; i < count && !r; i++)
+		r = get_netif(&o->via.array.ptr[i], &n[i], e);
+	for (uint32_t i = 0; i < count && !r; i++)
+		r = find_netif(t, n, count, &n[i], e);
+	for (uint32_t i = 0; i < count && !r; i++) {
+		r = t->sys->netif(&n[i], e);
+		t->addresses += n[i].ip[0] != 0;
+	}
+	return r;
 }
