@@ -2,6 +2,7 @@
 #include "api/daemon/birth.h"
 #include "api/daemon/events.h"
 #include "api/daemon/listener.h"
+#include "api/daemon/macs.h"
 #include "api/daemon/methods.h"
 
 #include <errno.h>
@@ -191,7 +192,11 @@ static int prepare(struct daemon *d, struct want *w, uint32_t index,
 {
 	struct clone_op *op = container_of(w, struct clone_op, want);
 	uint32_t i = op->pooled + index;
+	/* Another request may have been quicker. */
+	int r = macs_claim(d, m, &op->files[i], e);
 
+	if (r)
+		return r;
 	if (op->name && op->name[i][0])
 		m->name = strdup(op->name[i]);
 	/* They change hands. */
@@ -421,6 +426,8 @@ static int parse_overrides(
 			op->count);
 	if (!r && list)
 		r = check_twins(op, e);
+	for (uint32_t i = 0; !r && i < op->count; i++)
+		r = macs_check(op->d, NULL, &op->files[i], e);
 	return r ? r : keep_paths(op, e);
 }
 

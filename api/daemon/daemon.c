@@ -132,6 +132,7 @@ int daemon_init(struct daemon *d, struct err *e)
 
 	d->ctl_buf = malloc(CTL_INLINE + 1);
 	if (!d->ctl_buf || strmap_init(&d->machine_by_id) ||
+		strmap_init(&d->machine_by_mac) ||
 		strmap_init(&d->template_by_name))
 		return err_set(e, -ENOMEM, "no memory");
 	d->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -283,6 +284,7 @@ void daemon_fini(struct daemon *d)
 		(void)close(d->signal_fd);
 	loop_fini(&d->loop);
 	strmap_fini(&d->machine_by_id);
+	strmap_fini(&d->machine_by_mac);
 	strmap_fini(&d->template_by_name);
 	msgpack_sbuffer_destroy(&d->nowhere);
 	free(d->ctl_buf);

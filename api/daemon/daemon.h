@@ -100,8 +100,9 @@ struct daemon {
 	struct list subscribers; /* connections that asked for events */
 
 	struct strmap machine_by_id;
-	struct list machines; /* alive, oldest first */
-	struct list ended;    /* kept to be looked at, oldest first */
+	struct strmap machine_by_mac; /* macs.h */
+	struct list machines;         /* alive, oldest first */
+	struct list ended;            /* kept to be looked at, oldest first */
 	unsigned nmachines, nended;
 	uint64_t next_machine; /* number of the next "m-N" */
 	uint64_t next_cid;

@@ -33,6 +33,7 @@ struct feed;
 struct handler;
 struct console;
 struct listener;
+struct macs;
 
 struct machine_entry {
 	struct proc p;
@@ -82,6 +83,7 @@ struct machine_entry {
 
 	struct console *console;   /* owned, NULL until it is needed */
 	struct listener *listener; /* owned, NULL without a vsock socket */
+	struct macs *macs;         /* owned, NULL: none that are known */
 };
 
 /* registry.c */

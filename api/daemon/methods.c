@@ -64,7 +64,8 @@ static const struct param machine_create_params[] = {
 		.help = "with `snapshot`: the taps of its interfaces, `{ID: "
 			"name or descriptor}`; without one the link is down"},
 	{"macs", PARAM_OBJECT, false, AT(macs),
-		.help = "with `snapshot`: other addresses, `{ID: address}`"},
+		.help = "with `snapshot`: other addresses, `{ID: address}`; "
+			"`busy` for one that another machine has"},
 	{"ips", PARAM_OBJECT, false, AT(ips),
 		.help = "with `snapshot`: IP addresses that the agent sets, "
 			"`{ID: \"ADDRESS/PREFIX\"}`, or "

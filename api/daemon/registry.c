@@ -8,6 +8,7 @@
 #include "api/daemon/feed.h"
 #include "api/daemon/handler.h"
 #include "api/daemon/listener.h"
+#include "api/daemon/macs.h"
 #include "api/daemon/template.h"
 #include "api/daemon/writer.h"
 #include "api/daemon/zygote.h"
@@ -76,6 +77,7 @@ static void leave(struct daemon *d, struct machine_entry *m)
 	if (m->listener)
 		listener_close(m->listener);
 	m->listener = NULL;
+	macs_release(d, m);
 	if (m->writer)
 		writer_machine_ended(m->writer);
 	m->writer = NULL;

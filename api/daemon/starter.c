@@ -2,6 +2,7 @@
 
 #include "api/daemon/admit.h"
 #include "api/daemon/handler.h"
+#include "api/daemon/macs.h"
 #include "api/daemon/parents.h"
 
 #include <errno.h>
@@ -84,6 +85,7 @@ static void set_up(
 {
 	struct starter *s = arg;
 	struct ctl_msg m = {.type = CTL_RESUME};
+	struct machine_config cfg;
 	struct err why = {0};
 
 	if (!p) {
@@ -91,6 +93,10 @@ static void set_up(
 		return;
 	}
 	s->m->memory = p->msg.setup_done.memory;
+	if (p->msg.len == sizeof(cfg)) {
+		memcpy(&cfg, p->payload, sizeof(cfg));
+		macs_note(d, s->m, &cfg);
+	}
 	parents_close(s->m->p.parents);
 	proc_forget_remote(&s->m->p);
 	s->us.build = us_since(s->began);
@@ -239,6 +245,8 @@ int starter_begin(struct daemon *d, const struct start *start,
 		}
 	}
 	r = admit_machine(d, m, e);
+	if (!r && start->files)
+		r = macs_claim(d, m, start->files, e);
 	if (!r && start->remote)
 		r = proc_set_remote(&m->p, start->remote, e);
 	if (!r)

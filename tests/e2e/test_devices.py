@@ -127,6 +127,9 @@ def test_machine_and_restore(d):
         m = c.call("machine.create", {"snapshot": snap, "disks": {"root": disk, "ro": disk},
                                       "macs": {"lan": "02:00:00:00:00:09"}, "ready": "agent"})["id"]
         assert c.call("machine.invoke", {"id": m, "payload": b"echo x"})
+        text = c.fails("busy", "machine.create", {"snapshot": snap, "disks": {"root": disk, "ro": disk},
+                                                  "macs": {"lan": "02:00:00:00:00:09"}})
+        assert "02:00:00:00:00:09 is the address of machine " + m in text, text
         c.call("machine.stop", {"id": m})
         # a template of it
         tried = d.log_text().count("starting it again")
@@ -230,6 +233,7 @@ def test_template_and_clones(d):
         assert len(made["clones"]) == 8, made
         made = c.call("clone", {"template": "disks", "overrides": one})
         assert len(made["clones"]) == 1, made
+        macs_of_others(c, made["clones"][0]["id"], one)
     # a new daemon finds image and overlay again
     d.kill(signal.SIGTERM)
     d.start()
@@ -238,6 +242,35 @@ def test_template_and_clones(d):
         assert len(made["clones"]) == 2, made
         c.call("template.remove", {"name": "disks", "force": True})
     assert digest(disk) == before
+
+
+def macs_of_others(c, has, one):
+    """An address that a living machine has, by its configuration or since, is
+    given to no other one."""
+    def taken(overrides, who, count=1):
+        text = c.fails("busy", "clone", {"template": "disks", "count": count, "overrides": overrides})
+        assert "is the address of machine %s" % who in text and "02:00:00:00:00" in text, text
+
+    taken(one, has)
+    taken([{"macs": {"lan": "02:00:00:00:00:02"}}, one], has, 2)
+    m = c.call("machine.create", {"config": config({"type": "net", "mac": "02:00:00:00:00:03"})})["id"]
+    taken({"macs": {"lan": "02:00:00:00:00:03"}}, m)
+    for ident in (has, m):
+        c.call("machine.stop", {"id": ident})
+    # Both are free, also the one that was asked for and not given.
+    again = [dict(one), {"macs": {"lan": "02:00:00:00:00:02"}}, {"macs": {"lan": "02:00:00:00:00:03"}}]
+    made = c.call("clone", {"template": "disks", "count": 3, "overrides": again})
+    assert len(made["clones"]) == 3, made
+    # Requests that come at once: one of them gets it.
+    four = {"template": "disks", "overrides": {"macs": {"lan": "02:00:00:00:00:04"}}}
+    sent = [c.send("clone", four) for _ in range(4)]
+    got = []
+    for i in sent:
+        try:
+            got += c.wait(i)["clones"]
+        except RpcError as e:
+            assert e.code == "busy" and "02:00:00:00:00:04" in str(e), e
+    assert len(got) == 1, got
 
 
 def test_tap_in_use(d):

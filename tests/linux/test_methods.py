@@ -240,6 +240,9 @@ def test_nobody_speaks_as_the_template(d):
             c.call("template.create", {"name": "speaks", "machine": g.id})
             snap = os.path.join(d.dir, "speaks.thaw")
             c.call("machine.snapshot", {"id": g.id, "path": snap})
+            # One of its addresses will be a clone's.
+            c.fails("busy", "clone", {"template": "speaks", "overrides": {"macs": macs}})
+            g.stop()
             over = {"macs": macs, "taps": {"net0": "thaw-s1"}}
             for make in (lambda: c.call("clone", {"template": "speaks", "overrides": over})["clones"][0]["id"],
                          lambda: c.call("machine.create", dict(over, snapshot=snap, ready="agent"))["id"]):
@@ -250,7 +253,6 @@ def test_nobody_speaks_as_the_template(d):
                 m.healthy()
                 m.stop()
             c.call("template.remove", {"name": "speaks", "force": True})
-            g.stop()
     finally:
         for i in (0, 1):
             host("ip link del thaw-s%d" % i)
