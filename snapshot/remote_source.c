@@ -209,23 +209,15 @@ static int decode(struct remote_source *s, uint64_t w,
 static int remote_decode(struct psrc *src, uint64_t w,
 	const struct psrc_piece *p, const struct psrc_buf *b, struct err *e)
 {
-	struct remote_source *s = source_of(src);
-	struct psrc_buf again = *b;
-	AUTO_FREE uint8_t *stored = NULL;
 	struct err why = {0};
-	int r = decode(s, w, p, b, &why);
+	int r = decode(source_of(src), w, p, b, &why);
 
 	if (!r)
 		return 0;
 	/* What was fetched just now has been checked already. */
 	if (r != -EBADMSG || p->file < 0)
 		return err_set(e, r, "%s", why.msg);
-	stored = malloc(p->length);
-	if (!stored)
-		return err_set(e, -ENOMEM, "no memory for a chunk");
-	again.stored = stored;
-	r = remote_fetch(src, w, p, stored, e);
-	return r ? r : decode(s, w, p, &again, e);
+	return -EAGAIN;
 }
 
 static void remote_cancel(struct psrc *src)

@@ -181,11 +181,14 @@ static bool in_place(const struct pager *p, const struct job *j)
 	       (j->nwin > 1 || j->npieces == 1);
 }
 
-static void unpack(struct pager *p, struct job *j, uint8_t *scratch)
+/* False: some of it has to be fetched after all. */
+static bool unpack(struct pager *p, struct job *j, uint8_t *scratch)
 {
+	bool whole = true;
+
 	for (unsigned i = 0; i < j->npieces; i++) {
 		unsigned k = j->nwin > 1 ? i : 0;
-		const struct psrc_piece *piece = &j->piece[i];
+		struct psrc_piece *piece = &j->piece[i];
 		uint8_t *win = j->win + k * PSRC_WINDOW;
 		int r = 0;
 
@@ -199,10 +202,16 @@ static void unpack(struct pager *p, struct job *j, uint8_t *scratch)
 				&(struct psrc_buf){stored_of(j, i), scratch,
 					in_place(p, j) ? NULL : win},
 				&j->bad[k]);
+		if (r == -EAGAIN && piece->file >= 0) {
+			piece->file = -1;
+			whole = false;
+			continue;
+		}
 		/* Whatever a source forgot to say. */
 		if (r && !j->bad[k].code)
 			j->bad[k].code = r;
 	}
+	return whole;
 }
 
 /* ---- the end of a load ---- */
@@ -325,7 +334,12 @@ void job_run(struct pager *p, struct job *j, uint8_t *scratch)
 			return;
 		}
 	}
-	unpack(p, j, scratch);
+	if (!unpack(p, j, scratch)) {
+		j->nread = 0;
+		if (job_admit(p, j))
+			job_queue(p, j);
+		return;
+	}
 	if (p->o.record) {
 		held = malloc(PSRC_WINDOW);
 		if (held)

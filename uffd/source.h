@@ -60,7 +60,8 @@ struct psrc_ops {
 		void *stored, struct err *e);
 	/* Check b->stored and put the piece's pages where they belong in
 	 * b->win; nothing else is touched there. A plain piece may instead be
-	 * checked only: win is then NULL. */
+	 * checked only: win is then NULL. Never waits. -EAGAIN: what the file
+	 * has is of no use, and fetch() is asked for the same piece. */
 	int (*decode)(struct psrc *s, uint64_t w, const struct psrc_piece *p,
 		const struct psrc_buf *b, struct err *e);
 	/* Let fetches and maps that wait return with -ECANCELED, now and from

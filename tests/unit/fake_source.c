@@ -158,6 +158,8 @@ static int fake_decode(struct psrc *src, uint64_t w, const struct psrc_piece *p,
 	(void)pthread_mutex_lock(&s->lock);
 	lies = (s->at == w || s->at == UINT64_MAX) && s->fault == FAKE_LIE;
 	(void)pthread_mutex_unlock(&s->lock);
+	if (p->file >= 0 && w >= s->stale)
+		return -EAGAIN;
 	/* In a file only the bytes themselves can lie. */
 	if (s->files && lies)
 		return err_set(e, -EBADMSG, "bytes %llu-%llu: wrong",
@@ -203,7 +205,7 @@ void fake_source_init(struct fake_source *s, uint64_t windows)
 	s->src.size = windows * PSRC_WINDOW;
 	s->windows = windows;
 	s->memfd = -1;
-	s->far = windows;
+	s->far = s->stale = windows;
 	s->mapped = calloc(windows, 1);
 	assert_non_null(s->mapped);
 	assert_int_equal(pthread_mutex_init(&s->lock, NULL), 0);

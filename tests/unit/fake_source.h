@@ -26,6 +26,7 @@ struct fake_source {
 	bool split;      /* two pieces a window */
 	bool lazy_map;   /* map needs to block the first time */
 	uint64_t far;    /* with .files: windows from here on are fetched */
+	uint64_t stale;  /* likewise, because the file has wrong bytes */
 	int memfd;       /* owned */
 	uint8_t *mapped; /* owned: window was mapped once */
 

@@ -181,7 +181,7 @@ static void touch_soon(struct toucher *t)
 
 /* A source that hangs holds up those who need it, and not those whose pages are
  * in its cache; and when it goes on, everybody gets what they wait for. */
-static void hung_source(bool lazy_map)
+static void hung_source(bool lazy_map, bool stale)
 {
 	struct toucher *t = calloc(CROWD, sizeof(*t));
 	struct toucher near;
@@ -195,7 +195,10 @@ static void hung_source(bool lazy_map)
 	fake_source_init(&r.src, 4 * WINDOWS);
 	r.src.files = r.src.packed = true;
 	r.src.lazy_map = lazy_map;
-	r.src.far = 8;
+	if (stale)
+		r.src.stale = 8;
+	else
+		r.src.far = 8;
 	r.o.stall_ms = 60000;
 	pager_rig_start(&r);
 	fed_machine(&r, &m, 1);
@@ -228,13 +231,20 @@ static void hung_source(bool lazy_map)
 static void test_hung_source(void **state)
 {
 	(void)state;
-	hung_source(false);
+	hung_source(false, false);
+}
+
+/* What is in the cache is wrong, as after a crash. */
+static void test_hung_source_stale(void **state)
+{
+	(void)state;
+	hung_source(false, true);
 }
 
 static void test_hung_source_map(void **state)
 {
 	(void)state;
-	hung_source(true);
+	hung_source(true, false);
 }
 
 /* Parked or not: nobody waits longer than the stall timeout. */
@@ -447,6 +457,7 @@ int main(void)
 		cmocka_unit_test(test_fill_stalls),
 		cmocka_unit_test(test_hung_source),
 		cmocka_unit_test(test_hung_source_map),
+		cmocka_unit_test(test_hung_source_stale),
 		cmocka_unit_test(test_hung_crowd),
 		cmocka_unit_test(test_ping),
 		cmocka_unit_test(test_remove),

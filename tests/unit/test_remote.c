@@ -248,14 +248,19 @@ static int window(struct psrc *src, uint64_t w, uint8_t *win, struct err *e)
 
 	memset(win, 0, PSRC_WINDOW);
 	for (unsigned i = 0; !r && i < at.n; i++) {
-		const struct psrc_piece *p = &at.piece[i];
+		struct psrc_piece *p = &at.piece[i];
 		struct psrc_buf b = {stored, scratch, win};
 
-		if (p->file < 0)
-			r = src->ops->fetch(src, w, p, stored, e);
-		else
+		if (p->file >= 0) {
 			r = pread_full(src->file[p->file], stored, p->length,
 				p->offset);
+			if (!r)
+				r = src->ops->decode(src, w, p, &b, e);
+			if (r != -EAGAIN)
+				continue;
+			p->file = -1;
+		}
+		r = src->ops->fetch(src, w, p, stored, e);
 		if (!r)
 			r = src->ops->decode(src, w, p, &b, e);
 	}
