@@ -24,7 +24,7 @@ import time
 import linuxtest
 import thawtest
 
-ROUNDS = int(os.environ.get("THAW_LINUX_FREEZES", "25"))
+ROUNDS = int(os.environ.get("THAW_LINUX_FREEZES", "100"))
 
 LOAD = r"""
 mkdir -p /root/w /tmp/w
