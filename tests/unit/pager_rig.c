@@ -53,6 +53,18 @@ struct pager_stats stats_of(const struct pager_rig *r)
 	return s;
 }
 
+void wait_loaded(const struct pager_rig *r, uint64_t pages)
+{
+	struct pager_stats s = stats_of(r);
+
+	for (int i = 0; i < 5000 && s.pages_demand + s.pages_ahead < pages;
+		i++) {
+		(void)usleep(1000);
+		s = stats_of(r);
+	}
+	assert_int_equal(s.pages_demand + s.pages_ahead, pages);
+}
+
 /* Memory of a machine, registered and attached. */
 void fed_machine(struct pager_rig *r, struct mem *m, uint64_t id)
 {

@@ -25,6 +25,9 @@ void pager_rig_init(struct pager_rig *r);
 void pager_rig_start(struct pager_rig *r);
 void pager_rig_fini(struct pager_rig *r);
 struct pager_stats stats_of(const struct pager_rig *r);
+/* So many pages came because of faults. A page is there, for who waits for it,
+ * before its window is whole and counted. */
+void wait_loaded(const struct pager_rig *r, uint64_t pages);
 
 /* Memory of a machine, registered and attached. */
 void fed_machine(struct pager_rig *r, struct mem *m, uint64_t id);

@@ -37,6 +37,7 @@ static void two_clones(struct pager_rig *r)
 	pager_rig_start(r);
 	fed_machine(r, &a, 1);
 	all_right(&a);
+	wait_loaded(r, pages_with_content());
 	assert_int_equal(
 		blocks(pager_base(r->p)), pages_with_content() * PAGE_SIZE_4K);
 	loaded = stats_of(r).windows_demand;
