@@ -410,7 +410,7 @@ def outside():
             ("start", b"printf \"builder's mark\" | dd of=/dev/vda bs=512 seek=40 conv=sync,fsync 2>/dev/null\n"
                       b"/agent > /dev/null 2>&1 &\ndmesg -c > /dev/null\n")])
         with vmhost.Machine(files=[initrd, kernel.vmlinuz]) as vm:
-            done = vm.run(["/usr/bin/python3", "-B", os.path.abspath(__file__)] + sys.argv[1:], timeout=380, to=(sys.stdout.buffer, sys.stderr.buffer))
+            done = vm.run(["/usr/bin/python3", "-B", vmhost.inside(__file__)] + sys.argv[1:], timeout=380, to=(sys.stdout.buffer, sys.stderr.buffer))
     return done.rc
 
 
