@@ -147,6 +147,8 @@ run_one() {
 		77) s=1 why=$(tail -n 1 "$log") ;;
 		*) f=1 ;;
 		esac
+	elif [ "$rc" -eq 77 ] && [ $((p + f + s)) -eq 0 ]; then
+		s=1 why=$(grep -m 1 '^1\.\.0' "$log")
 	elif [ "$rc" -ne 0 ] && [ "$rc" -ne 77 ] && [ "$f" -eq 0 ]; then
 		f=1
 	fi
