@@ -68,7 +68,7 @@ def here(script, n, guests, kernel):
 def in_test_machine(script, n, guests, kernel):
     env = {"THAW_LINUX_GUESTS": vmhost.inside(guests), "THAW_TEST_CACHE": vmhost.inside(kernel_cache.cache_dir())}
     env["BENCH_KERNEL"] = kernel
-    with vmhost.Machine(cpus=2, mem=3072, timeout=3600) as vm, open(os.devnull, "wb") as null:
+    with vmhost.Machine(mem=3072, timeout=3600) as vm, open(os.devnull, "wb") as null:
         done = vm.run(["/usr/bin/python3", "-B", vmhost.inside(script), str(n)], env, to=(null, sys.stderr.buffer))
         return done.rc, done.out
 

@@ -23,8 +23,7 @@ One processor is the default for a reason. Linux patches its own code while it
 runs (static keys, for instance whenever a guest turns its APIC on), and of
 several processors that QEMU 7.2 runs as threads one may miss that and go on with
 the old code: the kernel then stops at a breakpoint that is no more, in the
-machine or in a guest. On one, threads of all vCPUs take turns. Use more for
-figures, not for tests.
+machine or in a guest. On one, threads of all vCPUs take turns.
 
 Inside, / is the host's own file system (9p, read only, with a tmpfs over it), so
 that all programs of the host are there under their names. /tmp, /var/tmp and
