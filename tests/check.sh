@@ -20,6 +20,8 @@ done
 
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
+# Whoever runs then cleans up and says what it has; nothing is begun after it.
+trap 'exit 130' INT TERM HUP
 passed=0 failed=0 skipped=0
 
 # Adds the counts that a run ends with; a run without them failed.
@@ -32,22 +34,22 @@ add() {
 
 "${BUILD:-build}/thaw" doctor >/dev/null 2>&1
 if [ $? -ne 4 ] || [ -n "${THAW_TEST_MACHINE:-}" ]; then
-	tests/run.sh "${plain[@]}" "${kvm[@]}" | tee "$log"
+	tests/run.sh "${plain[@]}" "${kvm[@]}" | tee -i "$log"
 	add
 else
-	tests/run.sh "${plain[@]}" | tee "$log"
+	tests/run.sh "${plain[@]}" | tee -i "$log"
 	add
 	echo
 	echo "no usable /dev/kvm here: these run in an emulated machine that has one"
 	# Paths of the checkout are the same inside, but where the host has a /tmp.
 	tests/vmhost/run --mem 4G --timeout "${CHECK_TIMEOUT:-5400}" \
 		--env TEST_PATIENCE=5 --env TEST_LOGS=/tmp/test-logs \
-		-- tests/run.sh "${kvm[@]#"$PWD"/}" | tee "$log"
+		-- tests/run.sh "${kvm[@]#"$PWD"/}" | tee -i "$log"
 	add
 fi
 if [ ${#linux[@]} -gt 0 ]; then
 	echo
-	tests/side_by_side.sh "${linux[@]}" | tee "$log"
+	tests/side_by_side.sh "${linux[@]}" | tee -i "$log"
 	add
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
