@@ -112,6 +112,8 @@ void bench_progress(
 
 /* report.c */
 struct result *bench_result(struct bench *b, const char *name);
+/* Microseconds since a now_ns(). */
+double bench_us_since(uint64_t start_ns);
 int step_add(struct result *r, const msgpack_object *us);
 void bench_print(struct bench *b);
 int bench_write_json(struct bench *b, const char *name, const char *path);

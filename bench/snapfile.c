@@ -14,11 +14,6 @@
 #define CHAIN_MEM      (256 * MIB)
 #define PAGES_OF(size) ((size) / PAGE_SIZE_4K)
 
-static double us_since(uint64_t start)
-{
-	return (double)(now_ns() - start) / 1000;
-}
-
 static int fail(struct bench *b, const char *what, const struct err *e)
 {
 	return cli_fail(b->c, EXIT_FAILED, "%s: %s", what, e->msg);
@@ -61,7 +56,7 @@ double bench_dd(struct bench *b, uint64_t len)
 		if (pwrite_full(fd, buf, n, at))
 			break;
 	}
-	us = fsync(fd) || at < len ? -1 : us_since(start);
+	us = fsync(fd) || at < len ? -1 : bench_us_since(start);
 	(void)close(fd);
 	(void)unlink(path);
 	free(buf);
@@ -178,7 +173,7 @@ static int load_chain(struct bench *b, const struct chain *c, double *us)
 		return fail(b, "memory", &e);
 	}
 	rc = snap_load_memory(s[0], &mem, SNAP_LOAD_THREADS, &e);
-	*us = us_since(start);
+	*us = bench_us_since(start);
 	mem_destroy(&mem);
 	snap_close_chain(s, c->n);
 	return rc ? fail(b, "chain", &e) : EXIT_DONE;
@@ -233,7 +228,7 @@ static int run_inspect(struct bench *b, const char *path, double *us)
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) < 0)
 		return cli_fail(b->c, EXIT_FAILED, "fork: %s", strerror(errno));
-	*us = us_since(start);
+	*us = bench_us_since(start);
 	return status ? cli_fail(b->c, EXIT_FAILED, "thaw inspect failed")
 		      : EXIT_DONE;
 }

@@ -13,11 +13,6 @@
 /* Below this is the guest itself. */
 #define FIRST_PAGE (32 * MIB / PAGE_SIZE_4K)
 
-static double us_since(uint64_t start)
-{
-	return (double)(now_ns() - start) / 1000;
-}
-
 static int fail(struct bench *b, const char *what, const struct err *e)
 {
 	return cli_fail(b->c, EXIT_FAILED, "%s: %s", what, e->msg);
@@ -152,7 +147,7 @@ static int load_cold(struct bench *b, int fd, bool checked, double *us)
 		rc = snap_load_memory(s, &mem, SNAP_LOAD_THREADS, &e);
 	else if (!rc)
 		rc = snap_load_unchecked(s, &mem, SNAP_LOAD_THREADS, &e);
-	*us = us_since(start);
+	*us = bench_us_since(start);
 	snap_close(s);
 	mem_destroy(&mem);
 	return rc ? fail(b, "load", &e) : EXIT_DONE;
@@ -186,7 +181,7 @@ static int verify(struct bench *b, int fd, uint64_t bytes, struct result *r)
 		if (snap_verify_fd(fd, &v, NULL, NULL, &e))
 			return fail(b, "verify", &e);
 	}
-	return bench_count(b, r, (double)bytes / 1000 / us_since(start));
+	return bench_count(b, r, (double)bytes / 1000 / bench_us_since(start));
 }
 
 /* To a file that is not there yet, in microseconds of the caller's. */
@@ -196,7 +191,7 @@ static int shoot(
 	uint64_t start = now_ns();
 	int rc = bench_shoot(b, id, "full", false, s, NULL);
 
-	return rc ? rc : bench_count(b, r, us_since(start));
+	return rc ? rc : bench_count(b, r, bench_us_since(start));
 }
 
 static int raw_once(struct bench *b, const char *id, struct whole *r)
@@ -256,7 +251,7 @@ static int memcpy_once(struct bench *b, struct result *r)
 	memcpy(p + n, p, n);
 	/* what is copied is used */
 	__asm__ volatile("" : : "r"(p) : "memory");
-	(void)bench_count(b, r, us_since(start));
+	(void)bench_count(b, r, bench_us_since(start));
 	(void)munmap(p, 2 * n);
 	return EXIT_DONE;
 }

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-static double us_since(uint64_t start_ns)
+double bench_us_since(uint64_t start_ns)
 {
 	return (double)(now_ns() - start_ns) / 1000;
 }
@@ -67,7 +67,7 @@ int bench_clone(struct bench *b, const char *name, uint32_t count,
 	*out = (struct clones){0};
 	if (thaw_clone(b->t, name, count, mode, &res, &e))
 		return bench_error(b, &e);
-	out->us = us_since(start);
+	out->us = bench_us_since(start);
 	rc = take_clones(b, res.value, out, r);
 	thaw_result_free(&res);
 	return rc;
@@ -104,7 +104,7 @@ int bench_invoke(
 			r->note, sizeof(r->note), "failed: %.400s", e.message);
 		return EXIT_DONE;
 	}
-	us = us_since(start);
+	us = bench_us_since(start);
 	if (is_echo(res.value, expect)) {
 		r->ok++;
 		rc = series_add(&r->us, us);
@@ -203,7 +203,7 @@ int bench_ask_all(
 	int rc = run_pipeline(b, &p);
 
 	b->seq += cl->n;
-	*us = us_since(start);
+	*us = bench_us_since(start);
 	*ok = p.ok;
 	return rc;
 }
